@@ -1,0 +1,245 @@
+"""The configuration of a run: one YAML file, frozen and strict.
+
+An unknown key is an error that names the nearest key. Every field carries its unit and its default;
+the defaults are those of the documentation's method page. The same file runs on a laptop and on a
+cluster: only `cluster.address` (or `--address`) differs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evoray.errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class LoraConfig(_Section):
+    """Shape of the LoRA adapters of the proxy and of the learner."""
+
+    rank: int = Field(8, ge=1, le=256)
+    alpha: float = Field(16.0, gt=0)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class WarmupConfig(_Section):
+    """The short fine-tune on random pool rows that gives a fresh proxy adapter non-zero gradients."""
+
+    rows: int = Field(64, ge=1)  # random rows of the pool
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+
+
+class FeatureConfig(_Section):
+    """Gradient features of candidates and target rows."""
+
+    representation: Literal["gradient"] = "gradient"
+    model: str | None = None  # the proxy; None: the model that is trained
+    adapter: str | None = None  # a ready adapter directory; None: warm one up
+    dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch
+    max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
+    preconditioning: Literal["none", "adam"] = "adam"
+    precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
+    batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
+    warmup: WarmupConfig = WarmupConfig()
+    refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
+
+
+class PoolConfig(_Section):
+    """How the pool is cut into units, and how much of it may be unusable."""
+
+    unit_rows: int = Field(64, ge=1)  # rows of one unit of work
+    max_quarantined: float = Field(0.05, ge=0, le=1)  # share of rows; above it the run stops
+    max_chars: int = Field(1_000_000, ge=1)  # characters of one row; longer ones are quarantined
+
+
+class SelectionConfig(_Section):
+    """Which candidates are chosen."""
+
+    selector: str = "evoselect"
+    k: int = Field(96, ge=1)  # rows to choose in a round
+    energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
+    lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
+    r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
+    eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
+    steps: int = Field(40, ge=1)
+    tolerance: float = Field(1e-3, gt=0)  # L1 error of the target marginal
+    shards: int | None = Field(None, ge=1)  # solver actors; None: one per CPU, at least two
+
+
+class TrainingConfig(_Section):
+    """One round's fine-tuning: Ray Train launching DeepSpeed."""
+
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(8, ge=1)  # rows of one optimiser step over all workers
+    micro_batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass of one worker
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    zero_stage: Literal[1, 2, 3] = 2
+    workers: int = Field(2, ge=1)
+    precision: Precision = "auto"
+    start_from: Literal["base", "previous"] = Field("previous", alias="from")  # of rounds after the first
+
+
+class EvaluationConfig(_Section):
+    """How models are scored on the target."""
+
+    precision: Precision = "auto"
+    batch_tokens: int = Field(2048, ge=8)
+    list_options: bool = False  # whether the prompt lists the options of a multiple-choice row
+    control: bool = True  # also train on random rows of the same tokens and steps, for comparison
+
+
+class ClusterConfig(_Section):
+    """Where the work runs; None everywhere means: this machine."""
+
+    address: str | None = None  # of a running Ray cluster
+    workers: int | None = Field(None, ge=1)  # actors for features and scoring; None: one per CPU
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
+    unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops
+    object_store_mb: int = Field(256, ge=80)  # of an embedded Ray
+
+
+class RunConfig(_Section):
+    """The whole run."""
+
+    pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
+    target: str  # a file (then it is dev) or a folder with dev and test files
+    model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
+    out: str = "evoray-run"  # run directory or bucket URI
+    rounds: int = Field(2, ge=1)
+    seed: int = 0
+    labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only
+    reading: PoolConfig = PoolConfig()
+    lora: LoraConfig = LoraConfig()
+    features: FeatureConfig = FeatureConfig()
+    selection: SelectionConfig = SelectionConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _known_selector(self) -> RunConfig:
+        known = ("evoselect", "random", "all")
+        if self.selection.selector not in known:
+            near = difflib.get_close_matches(self.selection.selector, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+            raise ConfigError(
+                f"selection.selector: {self.selection.selector!r}", f"one of {', '.join(known)}", hint
+            )
+        return self
+
+    @property
+    def proxy_model(self) -> str:
+        """The model whose gradients are the features."""
+        return self.features.model or self.model
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> RunConfig:
+    """Read a YAML config; `overrides` are `section.key=value` strings, `values` top-level keys.
+
+    Relative `pool`, `target`, `labels` and local models are taken from the config's own folder.
+    Raises ConfigError for a missing or broken file, unknown keys and values out of range.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no file {path}", "a YAML config", "check the path") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}", "a readable YAML config", "mend the file") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: {type(data).__name__}", "a mapping of keys", "see the README's example")
+    _resolve_paths(data, path.absolute().parent)
+    for text in overrides:
+        apply_override(data, text)
+    data.update({key: value for key, value in values.items() if value is not None})
+    return build_config(data)
+
+
+def build_config(data: Mapping[str, Any]) -> RunConfig:
+    """Validate a mapping. Raises ConfigError that names the key, what it held and the nearest key."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _explain(first["loc"], first["type"], first["msg"], first.get("input")) from error
+
+
+def apply_override(data: dict[str, Any], text: str) -> None:
+    """Set one `section.key=value` in a nested mapping; the value is read as YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text}", "key=value, for example selection.k=200", "write the key and its value")
+    *parents, last = key.strip().split(".")
+    node = data
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {text}: {name} is no section", "a section's key", "check the key")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: {error}", "a YAML value", "quote the value") from error
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
+    def resolve(value: Any) -> Any:
+        if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
+            return value
+        return str(folder / Path(value).expanduser())
+
+    for key in ("pool", "target", "labels"):
+        value = data.get(key)
+        data.update({key: [resolve(item) for item in value] if isinstance(value, list) else resolve(value)})
+        if data[key] is None:
+            del data[key]
+    # A model is a hub id unless a folder of that name stands beside the config.
+    if isinstance(data.get("model"), str) and (folder / data["model"]).is_dir():
+        data["model"] = str(folder / data["model"])
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str, value: Any) -> ConfigError:
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else "remove the key"
+        return ConfigError(f"unknown config key {key!r}", f"one of {', '.join(known)}", remedy)
+    if kind == "missing":
+        return ConfigError(f"no config key {key!r}", "a value for it", f"add {key}: ... to the config")
+    return ConfigError(f"{key} = {value!r}", message, "change the value in the config or with --set")
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        fields = section.model_fields
+        section = fields[str(part)].annotation if str(part) in fields else RunConfig  # type: ignore[assignment]
+    return sorted(field.alias or name for name, field in section.model_fields.items())
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys whose values differ, as lines `key: old -> new`."""
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += difference(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines

@@ -1,0 +1,1 @@
+"""Features of samples: per-sample LoRA gradients, preconditioned, sketched and normalised."""

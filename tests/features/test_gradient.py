@@ -1,0 +1,171 @@
+"""Per-sample gradients against one-at-a-time autograd in float64, and the sketch that is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from evoray.errors import ModelError
+from evoray.features.gradient import GradientFeatures, _adapted_layers, per_sample_gradients
+from evoray.features.precondition import Moments, adam_scale, canonical_name
+from evoray.features.sketch import make_sketch
+from evoray.models.loss import Batch, collate, token_budget_batches
+
+
+@dataclass(frozen=True)
+class Sample:
+    ids: list[int]
+    supervised: list[bool]
+
+
+_SHAPE = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def _build(architecture: str, **lora: object) -> PeftModel:
+    torch.manual_seed(0)
+    if architecture == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**_SHAPE, **_HEADS, tie_word_embeddings=True))
+    elif architecture == "qwen":
+        model = Qwen2ForCausalLM(Qwen2Config(**_SHAPE, **_HEADS))
+    else:
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2, n_positions=64))
+    settings = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
+    adapted = get_peft_model(model.eval(), PeftLoraConfig(**settings))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # at B = 0 the gradient of A vanishes and would not be tested
+            torch.nn.init.normal_(parameter, std=0.3)
+    return adapted.double().eval()
+
+
+def _samples(count: int = 5, seed: int = 1) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for index in range(count):
+        length = 4 + 3 * index
+        ids = torch.randint(0, 61, (length,), generator=generator).tolist()
+        samples.append(Sample(ids, [position >= length // 2 for position in range(length)]))
+    return samples
+
+
+def _autograd(model: PeftModel, sample: Sample) -> dict[str, Tensor]:
+    """Oracle: the loss written out with full logits, one sample, autograd on the LoRA weights."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    logits = model(input_ids=torch.tensor([sample.ids])).logits[0]
+    log_probability = torch.log_softmax(logits, -1)
+    terms = [-log_probability[t - 1, sample.ids[t]] for t in range(1, len(sample.ids)) if sample.supervised[t]]
+    named = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    gradients = torch.autograd.grad(torch.stack(terms).mean(), list(named.values()))
+    return {canonical_name(name): gradient for name, gradient in zip(named, gradients, strict=True)}
+
+
+def _hooked(model: PeftModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    found: dict[str, Tensor] = {}
+    model.requires_grad_(False)
+    losses = per_sample_gradients(model, _adapted_layers(model), batch, found.__setitem__)
+    return found, losses
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen", "gpt2"])
+def adapted(request: pytest.FixtureRequest) -> Iterator[PeftModel]:
+    yield _build(request.param)
+
+
+def test_hooks_equal_one_at_a_time_autograd_in_float64(adapted: PeftModel) -> None:
+    samples = _samples()
+    found, _ = _hooked(adapted, collate(samples, pad_id=0))
+    for row, sample in enumerate(samples):
+        expected = _autograd(adapted, sample)
+        assert set(expected) == set(found)
+        for name, gradient in expected.items():
+            scale = gradient.abs().max().clamp(min=1e-12)
+            assert (found[name][row] - gradient).abs().max() / scale < 1e-10, name
+
+
+def test_per_sample_gradients_sum_to_the_gradient_of_the_batch() -> None:
+    model, batch = _build("llama"), collate(_samples(), 0)
+    found, _ = _hooked(model, batch)
+    expected: dict[str, Tensor] = {}
+    for sample in _samples():
+        for name, gradient in _autograd(model, sample).items():
+            expected[name] = expected.get(name, torch.zeros_like(gradient)) + gradient
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name].sum(0), gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_adapters_on_upper_layers_only_get_their_exact_gradients() -> None:
+    model = _build("llama", target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
+    sample = _samples()[3]
+    found, _ = _hooked(model, collate([sample], 0))
+    for name, gradient in _autograd(model, sample).items():
+        torch.testing.assert_close(found[name][0], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_rank_stabilised_scaling_is_taken_from_the_adapter() -> None:
+    model = _build("llama", use_rslora=True)
+    sample = _samples()[2]
+    found, _ = _hooked(model, collate([sample], 0))
+    for name, gradient in _autograd(model, sample).items():
+        torch.testing.assert_close(found[name][0], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_features_are_the_explicit_sketch_matrix_times_the_preconditioned_gradient() -> None:
+    model, dim, samples = _build("llama"), 16, _samples(3)
+    named = {canonical_name(n): p for n, p in model.named_parameters() if "lora_" in n}
+    generator = torch.Generator().manual_seed(3)
+    moments = Moments({n: torch.rand(p.shape, generator=generator) for n, p in named.items()}, "optimizer")
+    expected = torch.zeros(3, dim, dtype=torch.float64)
+    for row, sample in enumerate(samples):
+        for name, gradient in _autograd(model, sample).items():
+            scaled = gradient * adam_scale(moments.second[name]).double()
+            expected[row] += make_sketch(name, gradient.numel(), dim, 7).matrix() @ scaled.flatten()
+    found = GradientFeatures(model, dim, 7, moments, None)(collate(samples, 0))
+    torch.testing.assert_close(found.sketch_BD.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_features_do_not_depend_on_the_batch_they_are_computed_in() -> None:
+    model = _build("llama").float()
+    features = GradientFeatures(model, 32, 0, None, None)
+    samples = _samples(6)
+    together = features(collate(samples, 0)).sketch_BD
+    apart = torch.cat([features(collate([sample], 0)).sketch_BD for sample in samples])
+    assert ((together - apart).norm(dim=1) / apart.norm(dim=1)).max() < 1e-5
+
+
+def test_a_sample_without_supervised_tokens_has_zero_loss_and_zero_gradient() -> None:
+    model = _build("llama")
+    nothing = Sample([1, 2, 3], [False, False, False])
+    found = GradientFeatures(model, 16, 0, None, None)(collate([nothing, _samples()[1]], 0))
+    assert found.loss_B[0] == 0 and found.sketch_BD[0].abs().max() == 0 and found.sketch_BD[1].abs().max() > 0
+    alone = GradientFeatures(model, 16, 0, None, None)(collate([nothing], 0))
+    assert alone.sketch_BD.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [{"use_dora": True}, {"target_modules": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}],
+    ids=["dora", "embedding", "whole module"],
+)
+def test_adapters_whose_gradient_would_be_missed_are_refused(lora: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="expected"):
+        GradientFeatures(_build("llama", **lora), 16, 0, None, None)
+
+
+def test_moments_that_do_not_fit_the_adapter_are_refused() -> None:
+    with pytest.raises(ModelError, match="moments"):
+        GradientFeatures(_build("llama"), 16, 0, Moments({}, "optimizer"), None)
+
+
+def test_token_budget_batches_hold_every_sample_once_and_keep_the_budget() -> None:
+    lengths = [5, 90, 7, 7, 40, 1, 300]
+    batches = token_budget_batches(lengths, 100)
+    assert sorted(index for batch in batches for index in batch) == list(range(7))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 100 for b in batches)
