@@ -38,6 +38,7 @@ class WarmupConfig(_Section):
     rows: int = Field(64, ge=1)  # random rows of the pool
     batch_size: int = Field(8, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
+    threads: int = Field(2, ge=1)  # compute threads of this one process; part of what makes a run repeatable
 
 
 class FeatureConfig(_Section):
@@ -137,9 +138,7 @@ class RunConfig(_Section):
         if self.selection.selector not in known:
             near = difflib.get_close_matches(self.selection.selector, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-            raise ConfigError(
-                f"selection.selector: {self.selection.selector!r}", f"one of {', '.join(known)}", hint
-            )
+            raise ConfigError(f"selection.selector: {self.selection.selector!r}", f"one of {', '.join(known)}", hint)
         return self
 
     @property

@@ -21,9 +21,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from evoray.errors import ModelError
-from evoray.features.precondition import Moments, adam_scale, canonical_name
+from evoray.features.precondition import adam_scale
 from evoray.features.sketch import Sketch, make_sketch
 from evoray.models.loss import Batch, sample_losses
+from evoray.models.moments import Moments, canonical_name
 
 #: Receives a parameter's canonical name and its per-sample gradient [B, *parameter shape].
 GradientSink = Callable[[str, Tensor], None]
@@ -92,7 +93,7 @@ def per_sample_gradients(
         with torch.enable_grad(), amp:
             loss_B = sample_losses(model, batch)
         if loss_B.requires_grad:
-            loss_B.sum().backward()
+            torch.autograd.backward(loss_B.sum())
     finally:
         for handle in handles:
             handle.remove()
@@ -120,7 +121,7 @@ def _hook(adapted: _Adapted, sink: GradientSink, wide: torch.dtype) -> list[Any]
         adapted.kept["x"] = inputs[0].detach()
         # Nothing below the lowest adapted layers needs a gradient: there the graph begins at the output.
         traced = output if output.requires_grad else output.detach().requires_grad_(True)
-        traced.register_hook(backward)
+        traced.register_hook(backward)  # type: ignore[no-untyped-call]
         return traced
 
     return [

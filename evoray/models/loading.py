@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -22,15 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from evoray.config import LoraConfig
 from evoray.errors import ModelError
+from evoray.models.cache import cache_dir
 
 EMBEDDED = "smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _END_OF_TURN = 2  # SmolLM2's <|im_end|>
-
-
-def cache_dir() -> Path:
-    """Where converted models and compiled extensions are kept: $EVORAY_CACHE or ~/.cache/evoray."""
-    return Path(os.environ.get("EVORAY_CACHE", Path.home() / ".cache" / "evoray")).expanduser().absolute()
 
 
 def resolve_model(reference: str) -> str:
@@ -52,7 +47,7 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
         raise _missing(reference, _first_line(error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_model(reference: str) -> PreTrainedModel:
@@ -61,7 +56,7 @@ def load_model(reference: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(reference), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise _missing(reference, _first_line(error)) from error
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def new_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
@@ -73,7 +68,7 @@ def new_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftMode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)  # type: ignore[return-value]
+            return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(
                 f"lora.target_modules = {lora.target_modules!r}: {_first_line(error)}",
@@ -182,3 +177,8 @@ def _missing(reference: str, detail: str) -> ModelError:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def to_device(model: Any) -> Any:
+    """The model on this process's accelerator where it has one."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")

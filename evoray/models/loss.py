@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+
 class Tokens(Protocol):
     """A tokenised sample: `ids` and, for each of them, whether it carries loss."""
 
@@ -97,7 +98,7 @@ def gathered_head(model: nn.Module, keep_BT: Tensor) -> Iterator[None]:
     Done by a hook on the head's input, so that whatever a model does to its logits afterwards
     (scaling, soft caps: all elementwise) still happens.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings()
 
     def gather(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,9 +14,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from evoray.errors import ModelError
 from evoray.features.gradient import GradientFeatures, _adapted_layers, per_sample_gradients
-from evoray.features.precondition import Moments, adam_scale, canonical_name
+from evoray.features.precondition import adam_scale
 from evoray.features.sketch import make_sketch
 from evoray.models.loss import Batch, collate, token_budget_batches
+from evoray.models.moments import Moments, canonical_name
 
 
 @dataclass(frozen=True)

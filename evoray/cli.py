@@ -1,0 +1,242 @@
+"""The command line: `evoray COMMAND --help` explains each command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from evoray.errors import EvorayError
+
+app = typer.Typer(
+    name="evoray",
+    help="Pick the training samples that move a model toward your task, train on them, measure, go round again.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[str, typer.Option("--out", help="Folder or bucket URI for the results.", show_default=False)]
+Pool = Annotated[str, typer.Option("--pool", help="Candidates: a file, folder or glob of Parquet, JSONL, CSV, Arrow.")]
+Target = Annotated[str, typer.Option("--target", help="Task: a file (dev), or a folder with dev and test files.")]
+Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or smollm2 (embedded).")]
+Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
+Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A config key and its value: selection.k=200.")]
+
+
+@app.command()
+def demo(
+    out: Out = "demo-run",
+    small: Annotated[bool, typer.Option("--small", help="A reduced size, for a first look in a few minutes.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Delete an earlier run in this folder first.")] = False,
+) -> None:
+    """Run the whole loop on the embedded model, pool and target: no network, no config."""
+    from evoray.demo.job import demo_config
+    from evoray.pipeline import run as run_loop
+
+    display = _display()
+    command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
+    _show(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML config.")],
+    address: Address = None,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Delete an earlier run in this folder first.")] = False,
+) -> None:
+    """Run the whole loop of a config; the same command again goes on where it was interrupted."""
+    from evoray.config import load_config
+    from evoray.pipeline import run as run_loop
+
+    settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    loaded = load_config(config, settings, out=out, seed=seed)
+    _show(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
+
+
+@app.command()
+def featurize(
+    pool: Pool,
+    model: Model,
+    out: Out,
+    adapter: Adapter = None,
+    representation: Annotated[str, typer.Option(help="gradient: sketched per-sample LoRA gradients.")] = "gradient",
+    dim: Annotated[int, typer.Option(help="Dimensions after the sketch.")] = 2048,
+    seed: Seed = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longer samples are truncated.")] = 512,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Compute features of a pool into a feature store; resumable."""
+    from evoray.pipeline import featurize as compute
+
+    settings = _sections(
+        overrides, address, features={"representation": representation, "dim": dim, "max_tokens": max_tokens}
+    )
+    result = compute(
+        pool, model, out, adapter=adapter, features=settings.features, reading=settings.reading, seed=seed,
+        cluster=settings.cluster, display=_display(),
+    )  # fmt: skip
+    _print({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
+
+
+@app.command()
+def select(
+    k: Annotated[int, typer.Option("--k", help="Rows to choose.")],
+    out: Out,
+    pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
+    selector: Annotated[str, typer.Option("--selector", help="evoselect, random or all.")] = "evoselect",
+    adapter: Adapter = None,
+    features: Annotated[
+        str | None, typer.Option("--features", help="Feature store, or Parquet with columns id and feature.")
+    ] = None,
+    target_features: Annotated[
+        str | None, typer.Option("--target-features", help="The same of the target rows; then no model is needed.")
+    ] = None,
+    seed: Seed = 0,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
+    from evoray.pipeline import select as choose
+
+    settings = _sections(overrides, address, selection={"k": k, "selector": selector})
+    result = choose(
+        pool, target, model, k, out, selector=selector, adapter=adapter, features_path=features,
+        target_features_path=target_features, features=settings.features, selection=settings.selection,
+        reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
+    )  # fmt: skip
+    shown = {key: result.facts[key] for key in ("selector", "usable", "lambda", "r") if key in result.facts}
+    _print({"selected": result.path, "rows": len(result.ids), **shown})
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Option("--data", help="Rows to train on, in any format of a pool.")],
+    model: Model,
+    out: Out,
+    adapter: Adapter = None,
+    seed: Seed = 0,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Fine-tune a LoRA adapter with DeepSpeed; it goes to OUT/adapter."""
+    from evoray.pipeline import train as fine_tune
+
+    settings = _sections(overrides, address)
+    result = fine_tune(
+        data, model, out, adapter=adapter, training=settings.training, lora=settings.lora,
+        max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
+    )  # fmt: skip
+    _print({"adapter": result.path, **result.facts})
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    target: Target,
+    adapter: Adapter = None,
+    split: Annotated[str, typer.Option("--split", help="validate or test.")] = "validate",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the result.")] = None,
+    seed: Seed = 0,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Loss and accuracy of a model on a target, with 95% intervals."""
+    import tempfile
+    from dataclasses import asdict
+
+    from evoray.pipeline import evaluate as measure
+
+    settings = _sections(overrides, address)
+    with tempfile.TemporaryDirectory(prefix="evoray-scores-") as scratch:
+        score = measure(
+            model, target, scratch, adapter=adapter, split=split, evaluation=settings.evaluation,
+            max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
+        )  # fmt: skip
+    facts = {"model": model, "adapter": adapter, "target": target, "split": split, **asdict(score)}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    _print(facts)
+
+
+@app.command()
+def report(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run.")]) -> None:
+    """Print the report of a finished run as Markdown."""
+    from evoray.pipeline import report as render
+
+    typer.echo(render(run_dir))
+
+
+@app.command()
+def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a run.")]) -> None:
+    """What is done of a run, and who drives it."""
+    from evoray.pipeline import status as look
+
+    _print(dict(look(run_dir)))
+
+
+def _sections(overrides: list[str] | None, address: str | None, **flags: dict[str, Any]) -> Any:
+    """Config sections for a single stage: defaults, then flags, then `--set`."""
+    from evoray.config import apply_override, build_config
+
+    data: dict[str, Any] = {"pool": "-", "target": "-", **flags}
+    for text in overrides or []:
+        apply_override(data, text)
+    if address:
+        apply_override(data, f"cluster.address={address}")
+    return build_config(data)
+
+
+def _display() -> Any:
+    from evoray.report.display import Display
+
+    return Display(Console(stderr=True))
+
+
+def _print(facts: dict[str, Any]) -> None:
+    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def _show(result: Any) -> None:
+    from evoray.report.markdown import verdict
+    from evoray.report.table import result_rows, rich_table
+
+    console = Console()
+    console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
+    console.print(verdict(result.summary))
+    console.print(f"Results: {result.out} (report.md, rounds/, best/)", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: errors of the user's making are printed without a traceback, exit code 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except EvorayError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a run tells the world while it works: stages with progress, and one JSON line an event."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from evoray.storage import Storage
+
+
+class Display(Protocol):
+    """Shows stages to a person. The command line has a progress bar; the library is silent by default."""
+
+    def begin(self, name: str, total: int) -> None:
+        """A stage of `total` steps starts (0: unknown)."""
+
+    def advance(self, steps: int) -> None:
+        """The running stage went on by some steps."""
+
+    def share(self, done: int, total: int) -> None:
+        """The running stage did `done` of `total` parts, whatever was announced."""
+
+    def end(self, seconds: float) -> None:
+        """The running stage is finished."""
+
+    def note(self, text: str) -> None:
+        """One line for a person."""
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def begin(self, name: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, steps: int) -> None:
+        """Nothing."""
+
+    def share(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def end(self, seconds: float) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+class Stage:
+    """The running stage: `advance` as work is done."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._done = 0
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+        if steps:
+            self._done += steps
+            self._display.advance(steps)
+
+    def share(self, done: int, total: int) -> None:
+        """`done` of `total` parts: for work whose length shows only when it has begun."""
+        self._display.share(done, total)
+
+
+class Events:
+    """Progress to a display and events to `events.jsonl` (in a bucket: one object a process)."""
+
+    def __init__(self, storage: Storage, display: Display | None = None) -> None:
+        self.display = display or Silent()
+        self._storage = storage
+        self._lines: list[str] = []
+        self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one event; facts are JSON values."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
+        if self._storage.is_local:
+            with Path(self._storage.location(self._key)).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+            return
+        self._lines.append(line)
+        self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
+
+    @contextmanager
+    def stage(self, name: str, total: int, **facts: Any) -> Iterator[Stage]:
+        """Show and time one stage; a stage that fails leaves an event too."""
+        started = time.monotonic()
+        self.display.begin(name, total)
+        finished = False
+        try:
+            yield Stage(self.display)
+            finished = True
+        finally:
+            seconds = time.monotonic() - started
+            self.display.end(seconds)
+            self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **facts)

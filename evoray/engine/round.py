@@ -1,0 +1,256 @@
+"""One round: generated, featurised, aligned, selected, trained, evaluated; then the control arm.
+
+Each transition leaves a record; a round that was interrupted goes on after its last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evoray.config import RunConfig
+from evoray.engine.choose import (
+    Goal,
+    choose,
+    draw_control,
+    memory_of,
+    picks_table,
+    token_sum,
+    write_selected,
+)
+from evoray.engine.events import Events
+from evoray.engine.rundir import Rounds
+from evoray.engine.session import Session
+from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
+from evoray.engine.stages import Features, Pool, Proxy, Scores, Target, featurise, fingerprint, read_features, score
+from evoray.engine.trainer import TrainJob, train
+from evoray.engine.workers import PoolRows, TargetRows
+from evoray.errors import SelectionError
+from evoray.models.folder import Folder
+from evoray.models.loading import adapter_fingerprint
+from evoray.selection.evoselect_records import EvoSelectParams
+from evoray.selection.picks import random_key
+from evoray.storage import Storage
+
+STATES = (
+    "generated",
+    "featurised",
+    "aligned",
+    "selected",
+    "trained",
+    "evaluated",
+    "control_trained",
+    "control_evaluated",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What every round works with."""
+
+    config: RunConfig
+    storage: Storage
+    session: Session
+    events: Events
+    pool: Pool
+    align: Target
+    validate: Target
+    model_identity: str  # of the learner's base weights
+    proxy: Proxy | None  # after the warm-up; None where the selector needs no features
+
+    @property
+    def rounds(self) -> Rounds:
+        """The records."""
+        return Rounds(self.storage, self.events)
+
+    def seed_of(self, number: int, purpose: str) -> int:
+        """A seed of its own for each purpose and round."""
+        return random_key(f"{purpose}:{number}", self.config.seed) % 2**31
+
+    def adapter(self, number: int, arm: str) -> Folder:
+        """Where a round's trained adapter is."""
+        return Folder(storage=self.storage, prefix=f"{Rounds.prefix(number)}/{arm}")
+
+
+def play_round(context: Context, number: int) -> None:
+    """Bring one round to its last state."""
+    step = context.rounds.step
+    used = used_ids(context, number, "selected")
+    step(number, "generated", lambda: _generated(context, used))
+    features = _features(context, number)
+    step(number, "aligned", lambda: _align(context, number, features, used))
+    step(number, "selected", lambda: _select(context, number, features))
+    step(number, "trained", lambda: _train(context, number, "adapter", None))
+    step(number, "evaluated", lambda: _evaluate(context, number, "adapter"))
+    if context.config.evaluation.control and features is not None:
+        step(number, "control_trained", lambda: _train_control(context, number, features))
+        step(number, "control_evaluated", lambda: _evaluate(context, number, "control"))
+
+
+def used_ids(context: Context, number: int, arm: str) -> list[str]:
+    """Ids that an arm used before round `number`: they are not chosen again."""
+    records = [context.storage.read_json(f"{Rounds.prefix(earlier)}/{_IDS[arm]}.json") for earlier in range(1, number)]
+    return [row_id for record in records for row_id in record["ids"]]
+
+
+_IDS = {"selected": "selected", "control": "control_trained"}
+
+
+def _generated(context: Context, used: list[str]) -> dict[str, Any]:
+    """The static pool: what is left of it."""
+    left = context.pool.usable - len(used)
+    if context.config.selection.selector != "all" and left < context.config.selection.k:
+        raise SelectionError(
+            f"selection.k = {context.config.selection.k}, and {left} usable rows that are not used yet",
+            f"k of at most {left}",
+            "lower selection.k or rounds, or enlarge the pool",
+        )
+    return {"source": "static pool", "pool": context.pool.fingerprint, "usable": left}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RoundFeatures:
+    pool: Features
+    align: Features
+    validate: Features
+
+
+def _proxy_of(context: Context, number: int) -> Proxy | None:
+    """The proxy of a round: warmed up at first, then the model as trained so far, if features follow it."""
+    follows = context.config.features.refresh == "each_round" and context.config.features.model is None
+    if number == 1 or context.proxy is None or not follows:
+        return context.proxy
+    adapter = context.adapter(number - 1, "adapter")
+    identity = fingerprint(model=context.model_identity, adapter=adapter_fingerprint(adapter.fetch()))
+    return Proxy(model=context.config.model, adapter=adapter, identity=identity)
+
+
+def _features(context: Context, number: int) -> _RoundFeatures | None:
+    proxy = _proxy_of(context, number)
+    if proxy is None:
+        return None
+    found: dict[str, Features] = {}
+    sources: dict[str, tuple[PoolRows | TargetRows, str, tuple[int, ...]]] = {
+        "pool": (context.pool.rows, context.pool.fingerprint, context.pool.units),
+        "align": (context.align.source, context.align.identity, context.align.units),
+        "validate": (context.validate.source, context.validate.identity, context.validate.units),
+    }
+
+    def work() -> dict[str, Any]:
+        for name, (source, identity, units) in sources.items():
+            found[name] = featurise(
+                name, source, identity, units, proxy, context.config.features,
+                context.config.seed, context.storage, context.session, context.events,
+            )  # fmt: skip
+        return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
+
+    record = context.rounds.step(number, "featurised", work)
+    return _RoundFeatures(**{name: Features.of(context.storage, record[name]) for name in sources})
+
+
+def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
+    config = context.config
+    seed = context.seed_of(number, "select")
+    goal, memory = None, None
+    source: TileSource
+    if features is None:
+        source = PoolTiles(rows=context.pool.rows, units=context.pool.units)
+    else:
+        source = StoredTiles(store=features.pool.store, units=features.pool.units)
+        ids, align_MD = read_features(features.align)
+        _, validate_MD = read_features(features.validate)
+        goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
+        dim = EvoSelectParams(k=1).diversity_dim
+        memory = memory_of(features.pool.store, features.pool.units, used, dim, seed)
+    with context.events.stage(f"align and select {number}", 1) as stage:
+        choice = choose(source, goal, config.selection, seed, context.session, stage.share, used, memory)
+    context.storage.write_table(f"{Rounds.prefix(number)}/picks.parquet", picks_table(choice.picks))
+    return dict(choice.facts)
+
+
+def _select(context: Context, number: int, features: _RoundFeatures | None) -> dict[str, Any]:
+    prefix = Rounds.prefix(number)
+    picks = context.storage.read_table(f"{prefix}/picks.parquet")
+    target_ids = [] if features is None else read_features(features.align)[0]
+    units = [context.pool.units[tile] for tile in sorted(set(picks["tile"].to_pylist()))]
+    digest = write_selected(
+        context.storage, f"{prefix}/selected.parquet", picks, target_ids, number, context.pool.rows, units
+    )
+    ids = picks["id"].to_pylist()
+    tokens = None if features is None else token_sum(features.pool.store, features.pool.units, ids)
+    return {"ids": ids, "digest": digest, "rows": len(ids), "tokens": tokens}
+
+
+def _train(context: Context, number: int, arm: str, steps: int | None) -> dict[str, Any]:
+    config = context.config
+    file = {"adapter": "selected.parquet", "control": "control.parquet"}[arm]
+    follows = config.training.start_from == "previous"
+    first = number if follows else 1  # from the base, a round trains on all that was chosen so far
+    data = tuple(context.storage.location(f"{Rounds.prefix(n)}/{file}") for n in range(first, number + 1))
+    job = TrainJob(
+        data=data,
+        model=config.model,
+        start=context.adapter(number - 1, arm) if follows and number > 1 else None,
+        out=context.adapter(number, arm),
+        lora=config.lora,
+        config=config.training,
+        max_tokens=config.features.max_tokens,
+        steps=steps,
+        seed=context.seed_of(number, "train"),
+        threads=context.session.threads,
+    )
+    label = "random rows" if arm == "control" else "selected rows"
+    with context.events.stage(f"train on {label} {number}", 0) as stage:
+        facts = train(job, context.session, stage)
+    context.events.write("trained", round=number, arm=arm, **facts)
+    return facts
+
+
+def _train_control(context: Context, number: int, features: _RoundFeatures) -> dict[str, Any]:
+    """The control arm: random rows of as many tokens, trained for as many steps, from the same kind of start."""
+    prefix = Rounds.prefix(number)
+    selected = context.storage.read_json(f"{prefix}/selected.json")
+    trained = context.storage.read_json(f"{prefix}/trained.json")
+    ids = draw_control(
+        context.storage,
+        f"{prefix}/control.parquet",
+        features.pool.store,
+        context.pool.rows,
+        features.pool.units,
+        used_ids(context, number, "control"),
+        selected["tokens"],
+        context.seed_of(number, "control"),
+    )
+    return {**_train(context, number, "control", trained["steps"]), "ids": ids}
+
+
+def _evaluate(context: Context, number: int, arm: str) -> dict[str, Any]:
+    """Scores on the validate rows: what the best round is chosen by."""
+    scores = score_arm(context, context.validate, number, arm)
+    return scores_facts(scores)
+
+
+def score_arm(context: Context, target: Target, number: int, arm: str | None) -> Scores:
+    """Scores of the untrained model (arm None) or of a round's model on a split."""
+    adapter = None if arm is None else context.adapter(number, arm)
+    shown = {None: "untrained model", "adapter": f"round {number}", "control": f"random {number}"}[arm]
+    parts = {"model": context.model_identity}
+    if adapter is not None:
+        parts["adapter"] = adapter_fingerprint(adapter.fetch())
+    return score(
+        f"{shown} on {target.split}", target.source, target.identity, target.units, context.config.model,
+        fingerprint(**parts), adapter, context.config.evaluation, context.config.features.max_tokens,
+        context.storage, context.session, context.events,
+    )  # fmt: skip
+
+
+def scores_facts(scores: Scores) -> dict[str, Any]:
+    """Mean loss and accuracy as JSON values."""
+    answered = [correct for correct in scores.correct if correct is not None]
+    return {
+        "loss": float(np.nanmean(scores.loss)),
+        "accuracy": float(np.mean(answered)) if answered else None,
+        "rows": len(scores.ids),
+    }

@@ -1,0 +1,119 @@
+"""The run directory: config and manifest, and one atomic record for every transition of a round."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+
+from evoray.config import RunConfig, difference
+from evoray.engine.events import Events
+from evoray.errors import ConfigError
+from evoray.storage import Storage
+
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+
+#: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
+_MAY_CHANGE = ("address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb")
+
+_PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
+
+
+def open_run(storage: Storage, config: RunConfig) -> None:
+    """Write the config of a new run, or check that it is the one of the run found there.
+
+    Raises ConfigError that shows the difference where it is not.
+    """
+    if not storage.exists(CONFIG):
+        storage.write(CONFIG, yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False).encode())
+        return
+    stored = yaml.safe_load(storage.read(CONFIG))
+    lines = difference(_comparable(stored), _comparable(config.model_dump(by_alias=True, mode="json")))
+    if lines:
+        raise ConfigError(
+            f"another config than the one this run directory was made with ({storage.uri}):\n  " + "\n  ".join(lines),
+            "the same config, so that the run can go on",
+            "choose another --out, go back to the old values, or start anew with --anew (deletes this run)",
+        )
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key != "out"}
+    kept["cluster"] = {key: value for key, value in config.get("cluster", {}).items() if key not in _MAY_CHANGE}
+    return kept
+
+
+def start_anew(storage: Storage) -> None:
+    """Delete a run. Raises ConfigError where the folder holds other things and no run."""
+    keys = list(storage.keys())
+    if keys and CONFIG not in keys:
+        raise ConfigError(
+            f"--anew for {storage.uri}, which holds no run ({keys[0]} ...)",
+            "a run directory, or an empty folder",
+            "choose another --out",
+        )
+    for key in keys:
+        storage.delete(key)
+
+
+class Rounds:
+    """The records of all rounds: `rounds/0001/<state>.json`, each written once, after its work is done."""
+
+    def __init__(self, storage: Storage, events: Events) -> None:
+        self.storage = storage
+        self.events = events
+
+    @staticmethod
+    def prefix(number: int) -> str:
+        """Where the files of a round are."""
+        return f"rounds/{number:04d}"
+
+    def step(self, number: int, state: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The record of a transition: read where it was made before, else made by `work` and committed."""
+        key = f"{self.prefix(number)}/{state}.json"
+        if not self.storage.exists(key):
+            facts = dict(work())
+            self.storage.create_json(key, facts)
+            self.events.write("transition", round=number, state=state)
+        found: dict[str, Any] = self.storage.read_json(key)
+        return found
+
+    def states(self, number: int, names: tuple[str, ...]) -> list[str]:
+        """Which of the transitions are done."""
+        return [name for name in names if self.storage.exists(f"{self.prefix(number)}/{name}.json")]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware: recorded beside a run's identity, and no part of it."""
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def check_manifest(storage: Storage, identity: Mapping[str, Any]) -> None:
+    """Write the identity of a run's inputs, or check that they are unchanged. Raises ConfigError if not."""
+    if not storage.exists(MANIFEST):
+        storage.write_json(MANIFEST, {"identity": dict(identity), "environment": environment()})
+        return
+    lines = difference(storage.read_json(MANIFEST)["identity"], identity)
+    if lines:
+        raise ConfigError(
+            f"other inputs than this run began with ({storage.uri}):\n  " + "\n  ".join(lines),
+            "the same pool, target and models, so that the run can go on",
+            "restore the files, choose another --out, or start anew with --anew (deletes this run)",
+        )

@@ -1,0 +1,107 @@
+"""Start an embedded Ray and stop it, or join a cluster: nothing else in evoray depends on which."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from evoray.config import ClusterConfig
+from evoray.errors import ConfigError
+from evoray.models.cache import cache_dir
+
+#: Logical CPUs that an embedded Ray declares for each real one: coordinators need a slot and hardly compute.
+_LOGICAL_PER_REAL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the stages need to know of the cluster."""
+
+    workers: int  # actors that compute at the same time
+    threads: int  # compute threads of each
+    gpus: float  # GPUs of each
+    attempts: int  # tries of one unit
+
+    @property
+    def actor_options(self) -> dict[str, float]:
+        """Resources that an actor asks Ray for."""
+        return {"num_cpus": 1, "num_gpus": self.gpus}
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of every worker process. Fixed threads: sums of other thread counts differ by rounding."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_EXTENSIONS_DIR": str(cache_dir() / "torch_extensions"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+@contextmanager
+def session(config: ClusterConfig) -> Iterator[Session]:
+    """A running Ray for the time of the block. Inside an already connected process, that connection is used.
+
+    Raises ConfigError where no cluster answers at the address.
+    """
+    _quieten()
+    import ray
+
+    joined = ray.is_initialized()
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if not joined:
+        runtime_env = {"env_vars": worker_environment(config.threads)}
+        try:
+            if address:
+                ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
+                    object_store_memory=config.object_store_mb * 2**20,
+                    include_dashboard=False,
+                    runtime_env=runtime_env,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except ConnectionError as error:
+            raise ConfigError(
+                f"cluster.address = {address!r}: {error}",
+                "the address of a running Ray cluster",
+                "start one with `ray start --head`, or leave the address out to run on this machine",
+            ) from error
+    try:
+        yield Session(
+            workers=config.workers or _default_workers(bool(address) or joined),
+            threads=config.threads,
+            gpus=config.gpus_per_worker,
+            attempts=config.unit_attempts,
+        )
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _default_workers(cluster: bool) -> int:
+    import ray
+
+    if not cluster:
+        return os.cpu_count() or 1
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)  # one slot stays free for coordinators
+
+
+def _quieten() -> None:
+    """Ray reports what evoray's own progress shows better; its errors still come through."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    warnings.filterwarnings("ignore", module="ray")
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)

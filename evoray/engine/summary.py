@@ -1,0 +1,242 @@
+"""The final table: every arm scored on the test rows, and what a report tells beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from evoray.engine.round import Context, score_arm
+from evoray.engine.rundir import Rounds, environment
+from evoray.engine.stages import Pool, Scores, Target, open_target
+from evoray.engine.workers import PoolRows
+from evoray.errors import TargetError
+from evoray.evaluation.intervals import bootstrap_mean, paired_difference
+from evoray.report.summary import Arm, Certificate, Choice, Interval, PathPoint, RunSummary, SourceShare
+from evoray.storage import Storage
+
+_BOOTSTRAP_SEED = 0
+
+
+def best_round(context: Context, untrained: Mapping[str, Any]) -> int:
+    """The round with the lowest validate loss; 0 is the untrained model, which stands until it is beaten."""
+    best, lowest = 0, float(untrained["loss"])
+    for number in range(1, context.config.rounds + 1):
+        loss = float(context.storage.read_json(f"{Rounds.prefix(number)}/evaluated.json")["loss"])
+        if loss < lowest:
+            best, lowest = number, loss
+    return best
+
+
+def keep_best(context: Context, best: int) -> None:
+    """Point `best/` at the best round: its adapter is copied there (nothing for the untrained model)."""
+    if best:
+        source = context.adapter(best, "adapter")
+        for key in context.storage.keys(source.prefix):
+            context.storage.write(f"best/{key.rpartition('/')[2]}", context.storage.read(key))
+    context.storage.write_json("best/best.json", {"round": best, "model": context.config.model})
+
+
+def final_target(context: Context) -> Target:
+    """The rows that the final table is made on: test, or validate where the target has no test rows."""
+    config = context.config
+    try:
+        return open_target(config.target, "test", config.seed, config.reading.unit_rows, config.evaluation.list_options)
+    except TargetError:
+        context.events.display.note("the target has no test rows: the final table is made on validate")
+        return context.validate
+
+
+def summarise_run(context: Context, best: int, command: str) -> RunSummary:
+    """Score every arm on the final rows and gather what the report shows."""
+    target = final_target(context)
+    numbers = range(1, context.config.rounds + 1)
+    control = all(context.storage.exists(f"{Rounds.prefix(n)}/control_trained.json") for n in numbers)
+    good = _good_ids(context.config.labels)
+    arms = [_arm(context, "base", score_arm(context, target, 0, None), None, None, good, ())]
+    for number in numbers:
+        random = None
+        if control:
+            random = score_arm(context, target, number, "control")
+            used = _ids(context, number, "control_trained")
+            arms.append(_arm(context, f"random {number}", random, None, ("control_trained", number), good, used))
+        scores = score_arm(context, target, number, "adapter")
+        used = _ids(context, number, "selected")
+        arms.append(_arm(context, f"round {number}", scores, random, ("trained", number), good, used))
+    shown = max(best, 1)
+    return RunSummary(
+        name="evoray run",
+        split=target.split,
+        target_rows=target.rows,
+        arms=tuple(arms),
+        best=f"round {best}" if best else "base",
+        choice=_choice(context, shown),
+        command=command,
+        path=tuple(point for number in numbers for point in _path(context, number)),
+        certificates=tuple(c for number in numbers for c in _certificates(context, number)),
+        quarantine=quarantine_counts(context.storage),
+        timings=timings(context.storage),
+        versions=environment()["versions"],
+    )
+
+
+def _ids(context: Context, number: int, state: str) -> Sequence[str]:
+    ids: list[str] = context.storage.read_json(f"{Rounds.prefix(number)}/{state}.json")["ids"]
+    return ids
+
+
+def _arm(
+    context: Context,
+    name: str,
+    scores: Scores,
+    random: Scores | None,
+    trained: tuple[str, int] | None,
+    good: set[str] | None,
+    ids: Sequence[str],
+) -> Arm:
+    facts: Mapping[str, Any] = {}
+    if trained is not None:
+        facts = context.storage.read_json(f"{Rounds.prefix(trained[1])}/{trained[0]}.json")
+    answered = [float(correct) for correct in scores.correct if correct is not None]
+    difference = None
+    if random is not None:
+        difference = Interval(**_interval(paired_difference(scores.loss, random.loss, _BOOTSTRAP_SEED)))
+    return Arm(
+        name=name,
+        loss=Interval(**_interval(bootstrap_mean(scores.loss, _BOOTSTRAP_SEED))),
+        accuracy=Interval(**_interval(bootstrap_mean(answered, _BOOTSTRAP_SEED))) if answered else None,
+        against_random=difference,
+        good_share=None if good is None or not ids else sum(row_id in good for row_id in ids) / len(ids),
+        rows=facts.get("rows"),
+        tokens=facts.get("tokens"),
+        steps=facts.get("steps"),
+    )
+
+
+def _interval(values: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), (float(value) for value in values), strict=True))
+
+
+def _good_ids(labels: str | None) -> set[str] | None:
+    if labels is None:
+        return None
+    return ray.get(ray.remote(num_cpus=1)(_read_good).remote(labels))  # type: ignore[no-any-return]
+
+
+def _read_good(labels: str) -> set[str]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(labels, columns=["id", "label"])
+    return set(table.filter(pc.equal(table["label"], "good"))["id"].to_pylist())
+
+
+def _choice(context: Context, number: int) -> Choice:
+    prefix = Rounds.prefix(number)
+    facts = context.storage.read_json(f"{prefix}/aligned.json")
+    selected = context.storage.read_json(f"{prefix}/selected.json")
+    chosen = context.storage.read_table(f"{prefix}/selected.parquet")
+    pool_sources = source_counts(context.pool)
+    sources: tuple[SourceShare, ...] = ()
+    if pool_sources and "source" in chosen.column_names:
+        picked = _counts(chosen["source"])
+        sources = tuple(
+            SourceShare(source=source, pool=count, chosen=picked.get(source, 0))
+            for source, count in sorted(pool_sources.items(), key=lambda entry: (-entry[1], entry[0]))
+        )
+    tokens = selected.get("tokens")
+    featurised = f"{prefix}/featurised.json"
+    mean_pool = None
+    if context.storage.exists(featurised):
+        mean_pool = _mean_tokens(context, context.storage.read_json(featurised)["pool"]["fingerprint"])
+    return Choice(
+        sources=sources,
+        vendi=facts.get("vendi_picks"),
+        vendi_target=facts.get("vendi_target"),
+        tokens_mean=None if tokens is None else tokens / selected["rows"],
+        tokens_mean_pool=mean_pool,
+    )
+
+
+def _mean_tokens(context: Context, identity: str) -> float:
+    from evoray.storage import UnitStore
+
+    commits = UnitStore(context.storage, f"features/{identity}").commits().values()
+    return sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
+
+
+def source_counts(pool: Pool) -> dict[str, int]:
+    """Usable rows of the pool by source; empty where it has no sources."""
+    return ray.get(ray.remote(num_cpus=1)(_source_counts).remote(pool.rows, pool.units))  # type: ignore[no-any-return]
+
+
+def _source_counts(rows: PoolRows, units: Sequence[int]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for unit in units:
+        table = rows.table(unit)
+        if "source" in table.column_names:
+            for source, count in _counts(table["source"]).items():
+                counts[source] = counts.get(source, 0) + count
+    return counts
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    found = pc.value_counts(pc.fill_null(column.cast(pa.string()), "(none)"))
+    return {entry["values"].as_py(): entry["counts"].as_py() for entry in found}
+
+
+def _path(context: Context, number: int) -> list[PathPoint]:
+    facts = context.storage.read_json(f"{Rounds.prefix(number)}/aligned.json")
+    return [
+        PathPoint(
+            round=number,
+            diversity=point["lam"],
+            potential=point["r"],
+            transport_cost=point["validate_cost"],
+            chosen=point["lam"] == facts["lambda"] and point["r"] == facts["r"],
+        )
+        for point in facts.get("path", [])
+        if point["validate_cost"] is not None and point["r"] is not None
+    ]
+
+
+def _certificates(context: Context, number: int) -> list[Certificate]:
+    facts = context.storage.read_json(f"{Rounds.prefix(number)}/aligned.json")
+    if "certificate" not in facts:
+        return []
+    certificate, spread = facts["certificate"], facts["cost_std"]
+    excess = certificate["picked_excess"] / spread
+    return [
+        Certificate(
+            name=f"round {number}: objective of the picks above the best possible, in spreads of the cost",
+            value=float(excess),
+            bound=1.0,
+            holds=bool(np.isfinite(excess) and excess <= 1.0),
+        )
+    ]
+
+
+def quarantine_counts(storage: Storage) -> dict[str, int]:
+    """Rows set aside, by reason."""
+    counts: dict[str, int] = {}
+    for key in storage.keys("quarantine"):
+        for reason, count in _counts(storage.read_table(key, ["reason"])["reason"]).items():
+            counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def timings(storage: Storage) -> dict[str, float]:
+    """Seconds of each stage, added up over all processes that worked on the run."""
+    import json
+
+    totals: dict[str, float] = {}
+    keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
+    for key in keys:
+        for line in storage.read(key).decode().splitlines():
+            event = json.loads(line)
+            if event["event"] == "stage":
+                totals[event["stage"]] = totals.get(event["stage"], 0.0) + event["seconds"]
+    return {name: round(seconds, 2) for name, seconds in totals.items()}

@@ -1,0 +1,204 @@
+"""The unit workers: what each actor of a streamed stage does with one unit.
+
+Each worker is built inside its actor from the picklable description that `*Job` records hold, so that models
+are loaded once an actor and nothing but unit numbers travels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from evoray.config import EvaluationConfig, FeatureConfig
+from evoray.engine.units import UnitResult, UnitWorker
+from evoray.errors import ModelError
+from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
+from evoray.records import Row, UnitSpan
+from evoray.storage import Storage, UnitStore
+
+if TYPE_CHECKING:
+    from evoray.models.folder import Folder
+
+DUPLICATES = "duplicates.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadJob:
+    """Read and normalise the spans of a pool."""
+
+    spans: tuple[UnitSpan, ...]
+    max_chars: int
+
+    def __call__(self) -> UnitWorker:
+        return _Reader(self)
+
+
+class _Reader(UnitWorker):
+    def __init__(self, job: ReadJob) -> None:
+        self.job = job
+
+    def compute(self, unit: int) -> UnitResult:
+        span = self.job.spans[unit]
+        raw, broken = read_span(span)
+        table, refused = normalise(raw, span, self.job.max_chars)
+        quarantined = [*broken, *refused]
+        facts = {"read": table.num_rows + len(quarantined), "quarantined": len(quarantined)}
+        return UnitResult(table=table, facts=facts, quarantined=quarantined)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolRows:
+    """Rows of a pool unit, without the duplicates that were found."""
+
+    store: UnitStore
+
+    def read(self, unit: int) -> list[Row]:
+        """The usable rows of one unit, in order."""
+        return rows_from_table(self.table(unit))
+
+    def table(self, unit: int) -> pa.Table:
+        """The usable rows of one unit with all their columns."""
+        table = self.store.read(self.store.find(unit))
+        return drop_rows(table, self._duplicates.get(unit, []))
+
+    @property
+    def _duplicates(self) -> dict[int, list[int]]:
+        found = self.__dict__.get("_cached")
+        if found is None:
+            key = f"{self.store.prefix}/{DUPLICATES}"
+            found = {}
+            rows = self.store.storage.read_table(key, ["unit", "row"])
+            for unit, row in zip(rows["unit"].to_pylist(), rows["row"].to_pylist(), strict=True):
+                found.setdefault(unit, []).append(row)
+            object.__setattr__(self, "_cached", found)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRows:
+    """Rows of one split of a target, in units of `unit_rows`."""
+
+    path: str
+    split: Split
+    seed: int
+    unit_rows: int
+    list_options: bool = False
+    _cache: list[Row] = field(default_factory=list, compare=False, repr=False)
+
+    def read(self, unit: int) -> list[Row]:
+        """The rows of one unit, in the order of the file."""
+        if not self._cache:
+            rows, _ = read_target_split(self.path, self.split, self.seed)
+            self._cache.extend(rows)
+        rows = self._cache[unit * self.unit_rows : (unit + 1) * self.unit_rows]
+        if self.list_options:
+            from evoray.models.chat import list_options
+
+            return [list_options(row) for row in rows]
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureJob:
+    """Gradient features of the rows of a source."""
+
+    source: PoolRows | TargetRows
+    model: str
+    adapter: Folder
+    config: FeatureConfig
+    seed: int
+
+    def __call__(self) -> UnitWorker:
+        return _Featuriser(self)
+
+
+class _Featuriser(UnitWorker):
+    def __init__(self, job: FeatureJob) -> None:
+        from evoray.features.gradient import GradientFeatures
+        from evoray.models.loading import autocast_dtype, load_adapter, load_model, load_tokenizer, to_device
+        from evoray.models.moments import load_moments
+
+        folder = job.adapter.fetch()
+        moments = load_moments(folder) if job.config.preconditioning == "adam" else None
+        if moments is None and job.config.preconditioning == "adam":
+            raise ModelError(
+                f"adapter {job.adapter} without moments.safetensors, and features.preconditioning = adam",
+                "an adapter that evoray warmed up or trained",
+                "leave features.adapter out, or set features.preconditioning: none",
+            )
+        self.job = job
+        self.tokenizer = load_tokenizer(job.model)
+        model = to_device(load_adapter(load_model(job.model), folder))
+        self.features = GradientFeatures(model, job.config.dim, job.seed, moments, autocast_dtype(job.config.precision))
+
+    def compute(self, unit: int) -> UnitResult:
+        from evoray.features.rows import featurise_rows
+
+        result = featurise_rows(
+            self.job.source.read(unit),
+            self.features,
+            self.tokenizer,
+            max_tokens=self.job.config.max_tokens,
+            batch_tokens=self.job.config.batch_tokens,
+        )
+        facts = {
+            "quarantined": len(result.quarantined),
+            "truncated": result.truncated,
+            "tokens": int(sum(result.table["tokens"].to_pylist())),
+        }
+        return UnitResult(table=result.table, facts=facts, quarantined=result.quarantined)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob:
+    """Loss and choice of every row of a target split under one model."""
+
+    source: TargetRows
+    model: str
+    adapter: Folder | None
+    config: EvaluationConfig
+    max_tokens: int
+
+    def __call__(self) -> UnitWorker:
+        return _Scorer(self)
+
+
+class _Scorer(UnitWorker):
+    def __init__(self, job: ScoreJob) -> None:
+        from evoray.models.loading import autocast_dtype, load_adapter, load_model, load_tokenizer, to_device
+
+        model: Any = load_model(job.model)
+        if job.adapter is not None:
+            model = load_adapter(model, job.adapter.fetch()).merge_and_unload()
+        self.job = job
+        self.model = to_device(model)
+        self.tokenizer = load_tokenizer(job.model)
+        self.precision = autocast_dtype(job.config.precision)
+
+    def compute(self, unit: int) -> UnitResult:
+        from evoray.evaluation import score_rows
+
+        scores = score_rows(
+            self.model,
+            self.tokenizer,
+            self.job.source.read(unit),
+            self.job.max_tokens,
+            token_budget=self.job.config.batch_tokens,
+            autocast=self.precision,
+        )
+        table = pa.table(
+            {
+                "id": pa.array([score.id for score in scores], pa.string()),
+                "loss": pa.array([score.loss for score in scores], pa.float64()),
+                "correct": pa.array([score.correct for score in scores], pa.bool_()),
+                "choice_scores": pa.array([score.choice_scores for score in scores], pa.list_(pa.float64())),
+            }
+        )
+        return UnitResult(table=table, facts={})
+
+
+def feature_store(storage: Storage, fingerprint: str) -> UnitStore:
+    """Where the features of a fingerprint live."""
+    return UnitStore(storage, f"features/{fingerprint}")

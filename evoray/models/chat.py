@@ -1,0 +1,227 @@
+"""Conversations to tokens, with a mask of the tokens that carry loss.
+
+The text is rendered once by the tokenizer's chat template and tokenised once; spans of the rendered text then say
+which tokens are supervised. Rendering every turn apart and joining the pieces would tokenise differently at the seams
+than a model sees in use. A tokenizer without a template gets plain text: each prompt turn and an empty line, then the
+answer and the end-of-text token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from evoray.errors import ConfigError, ModelError, TargetError
+from evoray.records import Message, Row
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One sequence: `ids` and `supervised` have equal length T; `supervised[t]` says that token t carries loss.
+
+    Token 0 has no context and is never supervised. `chars` counts the characters of the supervised text before any
+    truncation; `truncated` says that tokens were cut off.
+    """
+
+    ids: list[int]
+    supervised: list[bool]
+    truncated: bool
+    chars: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rendered:
+    """A whole conversation as text, and the spans of it (start, end in characters) that carry loss."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
+    """Tokenise rows, at most `max_tokens` (>= 2) each; every assistant turn carries loss, its end-of-turn included.
+
+    A row of assistant turns alone is raw text and gets no chat wrapper. An assistant turn that opens a longer
+    conversation answers nothing and is context. A sequence that is too long loses its end; where that would leave no
+    supervised token, it loses the start of the prompt instead, and up to `max_tokens // 2` tokens of the answer stay.
+
+    Raises ModelError for a tokenizer without offsets and a chat template that refuses the conversation or renders a
+    conversation differently once it goes on; ConfigError for `max_tokens` below 2.
+    """
+    _check(tokenizer, max_tokens)
+    rendered = [_render(row.id, row.messages, tokenizer) for row in rows]
+    return [_truncate(whole, max_tokens) for whole in _tokenise(rendered, tokenizer)]
+
+
+def encode_choices(row: Row, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
+    """Tokenise the row once for every choice, as the last assistant turn; only the choice's own text is supervised.
+
+    The sequences end with the choice (what follows cannot change its likelihood). Where the longest is above
+    `max_tokens`, all of them lose the same number of tokens at the prompt's start, so that all choices are judged
+    after the same context. `chars` is the choice's length in characters.
+
+    Raises TargetError where the row has no choices or an empty one; otherwise as `encode`.
+    """
+    _check(tokenizer, max_tokens)
+    if not row.choices or not all(choice.strip() for choice in row.choices):
+        raise TargetError(
+            f"row {row.id} with choices {row.choices!r}", "choices that are not empty", "correct or drop the row"
+        )
+    rendered = [_render_choice(row, choice, tokenizer) for choice in row.choices]
+    whole = [
+        _until_last_supervised(replace(encoded, chars=len(choice)))
+        for encoded, choice in zip(_tokenise(rendered, tokenizer), row.choices, strict=True)
+    ]
+    excess = max(len(encoded.ids) for encoded in whole) - max_tokens
+    if excess <= 0:
+        return whole
+    prompt = min(_first_supervised(encoded) for encoded in whole)
+    start = min(excess, max(prompt - 1, 0))
+    return [_window(encoded, start, start + max_tokens) for encoded in whole]
+
+
+def list_options(row: Row) -> Row:
+    """Copy the row with its choices listed under the last user message; a row without choices is returned as it is.
+
+    Raises TargetError where there are choices but no user message to list them under.
+    """
+    if not row.choices:
+        return row
+    places = [index for index, message in enumerate(row.messages) if message.role == "user"]
+    if not places:
+        raise TargetError(
+            f"row {row.id} with choices and no user message",
+            "a user message that asks the question",
+            "add the question or leave the options unlisted",
+        )
+    asked = row.messages[places[-1]]
+    listed = "\n".join(["Options:", *(f"- {choice}" for choice in row.choices)])
+    messages = list(row.messages)
+    messages[places[-1]] = Message(asked.role, f"{asked.content}\n{listed}")
+    return replace(row, messages=tuple(messages))
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the slow tokenizer {type(tokenizer).__name__}",
+            "a fast tokenizer, which says where in the text a token starts",
+            "convert it with AutoTokenizer.from_pretrained(..., use_fast=True) and save it beside the model",
+        )
+    if max_tokens < 2:
+        raise ConfigError(f"max_tokens = {max_tokens}", "at least 2: one of context, one to predict", "raise it")
+
+
+def _render(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> _Rendered:
+    if all(message.role == "assistant" for message in messages) or not tokenizer.chat_template:
+        return _render_plain(messages, tokenizer)
+    text = _template(row_id, messages, tokenizer, prompt=False)
+    spans: list[Span] = []
+    for index, message in enumerate(messages):
+        if message.role != "assistant" or index == 0:
+            continue
+        before = _template(row_id, messages[:index], tokenizer, prompt=True)
+        through = text if index + 1 == len(messages) else _template(row_id, messages[: index + 1], tokenizer)
+        if not (text.startswith(through) and through.startswith(before)):
+            raise ModelError(
+                f"a chat template that renders turn {index} of row {row_id} differently once the conversation goes on",
+                "a prefix-stable template: a longer conversation only adds text at the end",
+                "set a chat_template without conditions on later turns in the tokenizer's folder",
+            )
+        # White space that a template puts after the end-of-turn token is never generated: it carries no loss.
+        spans.append((len(before), max(len(before), len(through.rstrip()))))
+    return _Rendered(text=text, spans=tuple(spans))
+
+
+def _template(
+    row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False
+) -> str:
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
+    except TemplateError as error:
+        raise ModelError(
+            f"a chat template that refuses row {row_id}: {error}",
+            f"a template that takes the roles {[message.role for message in messages]}",
+            "drop such rows from the pool or set another chat_template in the tokenizer's folder",
+        ) from error
+
+
+def _render_plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> _Rendered:
+    """Prompt turns end in an empty line, assistant turns in the end-of-text token."""
+    text = _leading_token(tokenizer)
+    spans: list[Span] = []
+    for message in messages:
+        start = len(text)
+        if message.role == "assistant":
+            text += message.content + str(tokenizer.eos_token or "")
+            spans.append((start, len(text)))
+        else:
+            text += message.content + "\n\n"
+    return _Rendered(text=text, spans=tuple(spans))
+
+
+def _leading_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The begin-of-text token where this tokenizer opens plain text with it; templates write their own."""
+    if tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return str(tokenizer.bos_token)
+    return ""
+
+
+def _render_choice(row: Row, choice: str, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
+    messages = (*row.messages[:-1], Message("assistant", choice))
+    rendered = _render(row.id, messages, tokenizer)
+    from_ = rendered.spans[-1][0]
+    written = choice if rendered.text.find(choice, from_) >= 0 else choice.strip()  # some templates strip the content
+    start = rendered.text.find(written, from_)
+    if start < 0:
+        raise ModelError(
+            f"a chat template that rewrites the choice {choice!r} of row {row.id}",
+            "a template that writes the content as it is",
+            "set another chat_template in the tokenizer's folder",
+        )
+    return _Rendered(text=rendered.text, spans=((start, start + len(written)),))
+
+
+def _tokenise(rendered: Sequence[_Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """The one place where text becomes ids: control tokens spelled out in a message are read as control tokens here."""
+    if not rendered:
+        return []
+    batch = tokenizer([whole.text for whole in rendered], add_special_tokens=False, return_offsets_mapping=True)
+    encoded: list[Encoded] = []
+    for whole, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+        supervised = [any(start <= first < end for start, end in whole.spans) for first, _ in offsets]
+        supervised[:1] = [False] * len(supervised[:1])
+        chars = sum(end - start for start, end in whole.spans)
+        encoded.append(Encoded(ids=list(ids), supervised=supervised, truncated=False, chars=chars))
+    return encoded
+
+
+def _truncate(encoded: Encoded, max_tokens: int) -> Encoded:
+    if len(encoded.ids) <= max_tokens:
+        return encoded
+    first = _first_supervised(encoded)
+    if first < max_tokens or first == len(encoded.ids):
+        return _window(encoded, 0, max_tokens)
+    end = min(first + max_tokens // 2, len(encoded.ids))
+    return _window(encoded, end - max_tokens, end)
+
+
+def _window(encoded: Encoded, start: int, end: int) -> Encoded:
+    """Tokens [start, end); the first one that stays loses its context and so its supervision."""
+    supervised = encoded.supervised[start:end]
+    supervised[:1] = [False] * len(supervised[:1])
+    return replace(encoded, ids=encoded.ids[start:end], supervised=supervised, truncated=True)
+
+
+def _first_supervised(encoded: Encoded) -> int:
+    return encoded.supervised.index(True) if True in encoded.supervised else len(encoded.ids)
+
+
+def _until_last_supervised(encoded: Encoded) -> Encoded:
+    end = max((index + 1 for index, carries in enumerate(encoded.supervised) if carries), default=len(encoded.ids))
+    return replace(encoded, ids=encoded.ids[:end], supervised=encoded.supervised[:end])

@@ -1,0 +1,41 @@
+"""A folder of files (an adapter) in a storage, fetched to this machine where it is not there already."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from evoray.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """The objects below `prefix`. Picklable; `fetch` gives a local path."""
+
+    storage: Storage
+    prefix: str
+
+    def __str__(self) -> str:
+        return self.storage.location(self.prefix)
+
+    @classmethod
+    def at(cls, path: str) -> Folder:
+        """A folder given as a path or URI of its own."""
+        parent, _, name = str(Storage(path).uri).rpartition("/")
+        return cls(storage=Storage(parent), prefix=name)
+
+    def fetch(self) -> str:
+        """A local directory with the files: the folder itself where the storage is a local one."""
+        if self.storage.is_local:
+            return str(Path(self.storage.location(self.prefix)))
+        target = Path(tempfile.mkdtemp(prefix="evoray-"))
+        for key in self.storage.keys(self.prefix):
+            (target / key.rpartition("/")[2]).write_bytes(self.storage.read(key))
+        return str(target)
+
+    def upload(self, source: Path) -> None:
+        """Write every file of a local directory below the prefix."""
+        for path in sorted(source.iterdir()):
+            if path.is_file():
+                self.storage.write(f"{self.prefix}/{path.name}", path.read_bytes())

@@ -1,0 +1,413 @@
+"""The whole flow, readable top to bottom: run, and each of its stages on its own.
+
+`run` plays rounds until the config's number is reached. Every step leaves a record when its work is done, so
+that the same call again goes on after the last one, whatever ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoray.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    FeatureConfig,
+    LoraConfig,
+    PoolConfig,
+    RunConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
+from evoray.engine.choose import Choice, Goal, choose, picks_table, write_selected
+from evoray.engine.events import Display, Events
+from evoray.engine.external import open_features, read_all
+from evoray.engine.lock import run_lock
+from evoray.engine.round import STATES, Context, play_round, score_arm, scores_facts
+from evoray.engine.rundir import CONFIG, Rounds, check_manifest, open_run, start_anew
+from evoray.engine.session import Session, session
+from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
+from evoray.engine.stages import (
+    Features,
+    Pool,
+    Proxy,
+    featurise,
+    fingerprint,
+    open_target,
+    read_features,
+    read_pool,
+    score,
+    warm_up_adapter,
+)
+from evoray.engine.summary import best_round, keep_best, summarise_run
+from evoray.engine.trainer import TrainJob
+from evoray.engine.trainer import train as train_job
+from evoray.errors import ConfigError, SelectionError
+from evoray.evaluation.intervals import bootstrap_mean
+from evoray.models.folder import Folder
+from evoray.models.loading import adapter_fingerprint, model_fingerprint
+from evoray.pool import split_dev
+from evoray.records import Score
+from evoray.report.markdown import render
+from evoray.report.summary import RunSummary
+from evoray.storage import Storage
+
+SUMMARY, REPORT, SELECTED = "summary.json", "report.md", "selected.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    out: str  # run directory or URI
+    best: int  # round whose model is in `best/`; 0: no round beat the untrained model
+    summary: RunSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A written selection."""
+
+    path: str  # of selected.parquet
+    ids: tuple[str, ...]  # best first
+    facts: Mapping[str, Any]  # lambda, r, certificate, Vendi scores ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Featurised:
+    """Features of a pool in a feature store."""
+
+    path: str  # what `--features` takes
+    rows: int
+    quarantined: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained adapter."""
+
+    path: str  # adapter directory
+    facts: Mapping[str, Any]  # rows, steps, tokens, first and last loss
+
+
+def run(
+    config: RunConfig, *, display: Display | None = None, anew: bool = False, command: str = "evoray run"
+) -> RunResult:
+    """Run the whole loop, or go on where it was interrupted.
+
+    Raises UserError's children for wrong input, StageError where a stage cannot finish.
+    """
+    storage = Storage(config.out)
+    with run_lock(storage):
+        if anew:
+            start_anew(storage)
+        open_run(storage, config)
+        events = Events(storage, display)
+        with session(config.cluster) as workers:
+            context = _prepare(config, storage, workers, events)
+            untrained = context.rounds.step(
+                0, "evaluated", lambda: scores_facts(score_arm(context, context.validate, 0, None))
+            )
+            for number in range(1, config.rounds + 1):
+                play_round(context, number)
+            best = best_round(context, untrained)
+            keep_best(context, best)
+            summary = summarise_run(context, best, command)
+            storage.write_json(SUMMARY, summary.to_json())
+            storage.write(REPORT, render(summary).encode())
+    return RunResult(out=storage.uri, best=best, summary=summary)
+
+
+def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Events) -> Context:
+    """Read pool and target, pin the identity of all inputs, warm the proxy up."""
+    units = config.reading.unit_rows
+    listed = config.evaluation.list_options
+    identity = model_fingerprint(config.model)
+    align = open_target(config.target, "align", config.seed, units, listed)
+    validate = open_target(config.target, "validate", config.seed, units, listed)
+    pool = read_pool(config.pool, config.reading, storage, workers, events)
+    check_manifest(
+        storage,
+        {
+            "pool": pool.fingerprint,
+            "align": align.identity,
+            "validate": validate.identity,
+            "model": identity,
+            "proxy": model_fingerprint(config.proxy_model),
+            "seed": config.seed,
+        },
+    )
+    proxy = None
+    if config.selection.selector == "evoselect":
+        if config.selection.k > pool.usable:
+            raise SelectionError(
+                f"selection.k = {config.selection.k}, and {pool.usable} usable rows in the pool",
+                f"k of at most {pool.usable}",
+                "lower selection.k or enlarge the pool",
+            )
+        proxy = _proxy(config.proxy_model, config.features, config.lora, config.seed, pool, storage, events)
+    return Context(
+        config=config,
+        storage=storage,
+        session=workers,
+        events=events,
+        pool=pool,
+        align=align,
+        validate=validate,
+        model_identity=identity,
+        proxy=proxy,
+    )
+
+
+def _proxy(
+    model: str, features: FeatureConfig, lora: LoraConfig, seed: int, pool: Pool, storage: Storage, events: Events
+) -> Proxy:
+    identity = model_fingerprint(model)
+    if features.adapter is not None:
+        adapter = Folder.at(features.adapter)
+    else:
+        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, storage, events)
+    weights = adapter_fingerprint(adapter.fetch())
+    return Proxy(model=model, adapter=adapter, identity=fingerprint(model=identity, adapter=weights))
+
+
+def featurize(
+    pool: str | Sequence[str],
+    model: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    features: FeatureConfig | None = None,
+    reading: PoolConfig | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Featurised:
+    """Gradient features of a pool, in a feature store below `out`; resumable."""
+    settings = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        events = Events(storage, display)
+        model_fingerprint(model)
+        read = read_pool(pool, reading or PoolConfig(), storage, workers, events)
+        found = _pool_features(read, model, settings, LoraConfig(), seed, storage, workers, events)[1]
+    commits = found.store.commits().values()
+    return Featurised(
+        path=storage.location(found.store.prefix),
+        rows=sum(commit.rows for commit in commits),
+        quarantined=read.quarantined + sum(int(commit.facts["quarantined"]) for commit in commits),
+    )
+
+
+def _pool_features(
+    pool: Pool,
+    model: str,
+    features: FeatureConfig,
+    lora: LoraConfig,
+    seed: int,
+    storage: Storage,
+    workers: Session,
+    events: Events,
+) -> tuple[Proxy, Features]:
+    proxy = _proxy(model, features, lora, seed, pool, storage, events)
+    found = featurise("pool", pool.rows, pool.fingerprint, pool.units, proxy, features, seed, storage, workers, events)
+    return proxy, found
+
+
+def select(
+    pool: str | Sequence[str] | None,
+    target: str | None,
+    model: str | None,
+    k: int,
+    out: str,
+    *,
+    selector: str = "evoselect",
+    adapter: str | None = None,
+    features_path: str | None = None,
+    target_features_path: str | None = None,
+    features: FeatureConfig | None = None,
+    selection: SelectionConfig | None = None,
+    reading: PoolConfig | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Selection:
+    """Choose K rows of a pool for a target; writes `selected.parquet` and `selection.json` below `out`.
+
+    With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
+    """
+    settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
+    gradients = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        events = Events(storage, display)
+        read = None if pool is None else read_pool(pool, reading or PoolConfig(), storage, workers, events)
+        source: TileSource
+        target_ids: list[str] = []
+        goal: Goal | None = None
+        if features_path is not None:
+            source = open_features(features_path)
+            if target_features_path is not None:
+                target_ids, goal = _external_goal(target_features_path, seed)
+        elif selector in ("random", "all"):
+            source = PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units)
+        else:
+            source, target_ids, goal = _gradient_goal(
+                _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
+                gradients, seed, storage, workers, events,
+            )  # fmt: skip
+        with events.stage("align and select", 1) as stage:
+            choice = choose(source, goal, settings, seed, workers, stage.share)
+        units = () if read is None else read.units
+        rows = None if read is None else read.rows
+        write_selected(storage, SELECTED, picks_table(choice.picks), target_ids, 1, rows, units)
+        storage.write_json("selection.json", dict(choice.facts))
+    return _selection(storage, choice)
+
+
+def _selection(storage: Storage, choice: Choice) -> Selection:
+    ids = tuple(pick.id for pick in choice.picks)
+    return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts)
+
+
+def _needed(value: Any, flag: str) -> Any:
+    if value is None:
+        raise ConfigError(f"no {flag}", f"{flag}, or features that were computed before", f"add {flag}")
+    return value
+
+
+def _external_goal(path: str, seed: int) -> tuple[list[str], Goal]:
+    """Target features that were computed before: a seeded half to aim at, the other to choose lambda on."""
+    ids, rows_MD = read_all(open_features(path))
+    align, validate = split_dev(len(ids), seed)
+    return [ids[index] for index in align], Goal(align_MD=rows_MD[align], validate_MD=rows_MD[validate])
+
+
+def _gradient_goal(
+    pool: Pool,
+    target: str,
+    model: str,
+    features: FeatureConfig,
+    seed: int,
+    storage: Storage,
+    workers: Session,
+    events: Events,
+) -> tuple[TileSource, list[str], Goal]:
+    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}  # type: ignore[arg-type]
+    proxy, found = _pool_features(pool, model, features, LoraConfig(), seed, storage, workers, events)
+    rows: dict[str, Any] = {}
+    for name, split in splits.items():
+        one = featurise(
+            name, split.source, split.identity, split.units, proxy, features, seed, storage, workers, events
+        )
+        rows[name] = read_features(one)
+    ids, align_MD = rows["align"]
+    goal = Goal(align_MD=align_MD, validate_MD=rows["validate"][1], weights_M=splits["align"].weights_of(ids))
+    return StoredTiles(store=found.store, units=found.units), ids, goal
+
+
+def train(
+    data: str | Sequence[str],
+    model: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    training: TrainingConfig | None = None,
+    lora: LoraConfig | None = None,
+    max_tokens: int = 512,
+    steps: int | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Trained:
+    """Fine-tune on all rows of `data`; the adapter goes to `out/adapter`."""
+    storage = Storage(out)
+    folder = Folder(storage=storage, prefix="adapter")
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        events = Events(storage, display)
+        model_fingerprint(model)
+        read_pool(data, PoolConfig(), storage, workers, events)  # refuses unusable data before workers start
+        job = TrainJob(
+            data=data if isinstance(data, str) else tuple(data),
+            model=model,
+            start=None if adapter is None else Folder.at(adapter),
+            out=folder,
+            lora=lora or LoraConfig(),
+            config=training or TrainingConfig(),
+            max_tokens=max_tokens,
+            steps=steps,
+            seed=seed,
+            threads=workers.threads,
+        )
+        with events.stage("train", 0) as stage:
+            facts = train_job(job, workers, stage)
+    return Trained(path=storage.location(folder.prefix), facts=facts)
+
+
+def evaluate(
+    model: str,
+    target: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    split: str = "validate",
+    evaluation: EvaluationConfig | None = None,
+    max_tokens: int = 512,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Score:
+    """Loss and accuracy of a model (with an adapter) on a split of a target, with 95% intervals.
+
+    `out`: where scores of single rows are kept; equal requests are answered from there.
+    """
+    storage = Storage(out)
+    settings = evaluation or EvaluationConfig()
+    with session(cluster or ClusterConfig()) as workers:
+        rows = open_target(target, split, seed, 64, settings.list_options)  # type: ignore[arg-type]
+        folder = None if adapter is None else Folder.at(adapter)
+        parts = {"model": model_fingerprint(model)}
+        if folder is not None:
+            parts["adapter"] = adapter_fingerprint(folder.fetch())
+        scores = score(
+            f"on {split}", rows.source, rows.identity, rows.units, model, fingerprint(**parts), folder, settings,
+            max_tokens, storage, workers, Events(storage, display),
+        )  # fmt: skip
+    answered = [float(correct) for correct in scores.correct if correct is not None]
+    loss = bootstrap_mean(scores.loss, seed=0)
+    accuracy = bootstrap_mean(answered, seed=0) if answered else (None, None, None)
+    return Score(
+        loss=loss[0],
+        loss_low=loss[1],
+        loss_high=loss[2],
+        accuracy=accuracy[0],
+        accuracy_low=accuracy[1],
+        accuracy_high=accuracy[2],
+        rows=len(scores.ids),
+    )
+
+
+def status(out: str) -> Mapping[str, Any]:
+    """What a run directory holds: the states done in each round, the holder of its lock, the verdict's file."""
+    storage = Storage(out)
+    if not storage.exists(CONFIG):
+        raise ConfigError(f"{storage.uri} without {CONFIG}", "the directory of a run", "check the path")
+    rounds = sorted({key.split("/")[1] for key in storage.keys("rounds")})
+    records = Rounds(storage, Events(storage))
+    return {
+        "out": storage.uri,
+        "rounds": {int(name): records.states(int(name), STATES) for name in rounds},
+        "finished": storage.exists(SUMMARY),
+        "lock": storage.read_json("lock.json") if storage.exists("lock.json") else None,
+    }
+
+
+def report(out: str) -> str:
+    """The report of a finished run, as Markdown. Raises ConfigError where it is not finished."""
+    storage = Storage(out)
+    if not storage.exists(SUMMARY):
+        raise ConfigError(
+            f"{storage.uri} without {SUMMARY}", "the directory of a finished run", "run `evoray run` again to finish it"
+        )
+    return render(RunSummary.from_json(storage.read_json(SUMMARY)))

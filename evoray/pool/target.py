@@ -1,0 +1,112 @@
+"""The target: rows of the task to adapt to, in files by split.
+
+*align* is what selection aims at and *validate* what its settings are chosen on; both come from dev unless
+files of their own are given. *test* is read only for the final table. Each split is read without opening
+the files of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+import numpy as np
+
+from evoray.errors import PoolError, TargetError
+from evoray.pool.files import expand, full_name
+from evoray.pool.whole import load_rows
+from evoray.records import Quarantined, Row
+
+Split = Literal["align", "validate", "test"]
+
+_NAMES = ("dev", "align", "validate", "test")
+_LAYOUT = "one file (it is dev), or a folder with dev.* (or both align.* and validate.*) and test.*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFiles:
+    """The file of each split; None where the target does not have one."""
+
+    dev: str | None = None
+    align: str | None = None
+    validate: str | None = None
+    test: str | None = None
+
+    @property
+    def splits_dev(self) -> bool:
+        """Whether dev is to be cut into align and validate."""
+        return self.align is None and self.validate is None
+
+
+def find_target(path: str) -> TargetFiles:
+    """The split files of a target. Raises TargetError where they are absent, ambiguous or insufficient.
+
+    Beside dev, `align.*` or `validate.*` may stand alone: dev then serves whole as the other of the two.
+    """
+    try:
+        files = expand(path)
+    except PoolError as error:
+        raise TargetError(error.received, _LAYOUT, error.remedy) from error
+    folder = full_name(path)
+    if files == [folder]:
+        return TargetFiles(dev=folder)
+    found: dict[str, str] = {}
+    for file in files:
+        name = PurePosixPath(file).name.partition(".")[0]
+        if name not in _NAMES or file.rpartition("/")[0] != folder:
+            continue
+        if name in found:
+            raise TargetError(f"both {found[name]} and {file}", f"one file of {name} rows", "remove one of them")
+        found[name] = file
+    if "dev" not in found and not {"align", "validate"} <= set(found):
+        shown = ", ".join(PurePosixPath(file).name for file in files[:5])
+        raise TargetError(f"{path}: a folder with {shown}", _LAYOUT, "add a dev file with at least 2 rows of the task")
+    return TargetFiles(**found)
+
+
+def split_dev(n_rows: int, seed: int) -> tuple[list[int], list[int]]:
+    """Seeded halves (align, validate) of `n_rows` positions, each sorted; align gets the odd one.
+
+    Raises TargetError where there are fewer than 2 rows.
+    """
+    if n_rows < 2:
+        raise TargetError(
+            f"{n_rows} usable dev rows", "at least 2, to split into align and validate", "add rows to the dev file"
+        )
+    order = np.random.default_rng(seed).permutation(n_rows)
+    half = (n_rows + 1) // 2
+    return sorted(order[:half].tolist()), sorted(order[half:].tolist())
+
+
+def read_target_split(path: str, split: Split, seed: int) -> tuple[list[Row], list[Quarantined]]:
+    """The usable rows of one split in order of its file, and the rows of that file that are not usable.
+
+    `seed` matters only where dev is split. Raises TargetError where the target does not have the split or the
+    split has no usable row.
+    """
+    if split not in get_args(Split):
+        raise TargetError(f"split {split!r}", ", ".join(get_args(Split)), "ask for one of them")
+    files = find_target(path)
+    file = getattr(files, split) or (None if split == "test" else files.dev)
+    if file is None:
+        raise TargetError(
+            f"{path}: no {split} split",
+            f"a file {split}.parquet, .jsonl, .csv or .arrow in the target's folder",
+            f"put rows that are used for nothing else into {split}.jsonl beside dev",
+        )
+    rows, refused = _read(file)
+    if split != "test" and files.splits_dev:
+        align, validate = split_dev(len(rows), seed)
+        rows = [rows[index] for index in (align if split == "align" else validate)]
+    if not rows:
+        reasons = ", ".join(sorted({record.reason for record in refused}))
+        raise TargetError(f"{file}: no usable row ({reasons})", "rows of the task", "correct the rows of this file")
+    return rows, refused
+
+
+def _read(file: str) -> tuple[list[Row], list[Quarantined]]:
+    try:
+        return load_rows(file)
+    except PoolError as error:
+        raise TargetError(error.received, error.expected, error.remedy) from error

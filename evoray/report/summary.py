@@ -1,0 +1,121 @@
+"""What a report shows, as plain values: a run writes it as JSON, and reports are rendered from that alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.types import Strict
+
+from evoray.errors import StorageError
+
+_STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+Count = Annotated[int, Strict()]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Interval:
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Arm:
+    """One model of the comparison: the untrained one, random rows, or a round of the run."""
+
+    name: str
+    loss: Interval  # nats a supervised token
+    accuracy: Interval | None = None  # None where the target has no choices
+    against_random: Interval | None = None  # paired loss difference to the random arm; negative is better
+    good_share: float | None = None  # share of chosen rows with a good label, where labels are known
+    rows: Count | None = None  # training rows; None for an untrained model
+    tokens: Count | None = None
+    steps: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SourceShare:
+    """How many rows of one source the pool holds and how many were chosen."""
+
+    source: str
+    pool: Count
+    chosen: Count
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PathPoint:
+    """One candidate setting of the selection, and what it gave on the validation rows."""
+
+    round: Count
+    diversity: float  # lambda, the weight of the diversity term
+    potential: float  # r, the weight of the transport potential
+    transport_cost: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Certificate:
+    """A number that bounds how far a computed result can be from the exact one."""
+
+    name: str
+    value: float
+    bound: float
+    holds: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Choice:
+    """What was chosen in the round that the run kept."""
+
+    sources: tuple[SourceShare, ...] = ()
+    vendi: float | None = None  # effective number of different rows among the chosen
+    vendi_target: float | None = None  # the same of the target
+    tokens_mean: float | None = None  # mean tokens of a chosen row
+    tokens_mean_pool: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunSummary:
+    """All that a report shows of one run."""
+
+    name: str
+    split: str
+    target_rows: Count
+    arms: tuple[Arm, ...]
+    best: str  # name of the arm that the run kept
+    choice: Choice
+    command: str
+    path: tuple[PathPoint, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    quarantine: Mapping[str, Count]  # rows by reason
+    timings: Mapping[str, float]  # seconds by stage
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote. Raises StorageError, naming the keys, where it is anything else."""
+        try:
+            return TypeAdapter(cls).validate_python(dict(document))
+        except ValidationError as error:
+            keys = ", ".join(
+                f"{'.'.join(str(part) for part in problem['loc'])} ({problem['msg']})" for problem in error.errors()
+            )
+            raise StorageError(
+                f"a run summary with problems at {keys}",
+                "a summary as this version writes it",
+                "render the report with the version that made the run, or run the command again",
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict of strings, numbers, lists and dicts."""
+        document: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return document
+
+    def arm(self, name: str) -> Arm | None:
+        """The arm of this name, or None."""
+        return next((arm for arm in self.arms if arm.name == name), None)

@@ -1,0 +1,74 @@
+"""The results table: the same rows as a terminal table and as Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from evoray.report.summary import Arm, Interval
+
+Cells = tuple[str, ...]
+
+_MARKDOWN_CONTROL = re.compile(r"([\\`*_{}\[\]|#~$])")
+_UNKNOWN = "-"
+
+
+def result_rows(arms: Sequence[Arm]) -> tuple[Cells, list[Cells]]:
+    """Header and one row of cells an arm; columns that no arm has a value for are left out."""
+    columns: list[tuple[str, list[str]]] = [
+        ("model", [arm.name for arm in arms]),
+        ("loss [95%]", [interval(arm.loss) for arm in arms]),
+        ("loss - random [95%]", [interval(arm.against_random, signed=True) for arm in arms]),
+        ("accuracy [95%]", [interval(arm.accuracy, percent=True) for arm in arms]),
+        ("good rows", [_UNKNOWN if arm.good_share is None else f"{arm.good_share:.1%}" for arm in arms]),
+        ("rows", [count(arm.rows) for arm in arms]),
+        ("tokens", [count(arm.tokens) for arm in arms]),
+        ("steps", [count(arm.steps) for arm in arms]),
+    ]
+    kept = [(title, cells) for title, cells in columns if any(cell != _UNKNOWN for cell in cells)]
+    header = tuple(title for title, _ in kept)
+    return header, [tuple(cells[row] for _, cells in kept) for row in range(len(arms))]
+
+
+def rich_table(header: Cells, rows: Sequence[Cells], title: str | None = None) -> Table:
+    """Terminal table, numbers to the right; text from data is shown as it is, never read as rich markup."""
+    table = Table(title=None if title is None else Text(title))
+    for place, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*(Text(_one_line(cell)) for cell in row))
+    return table
+
+
+def markdown_table(header: Cells, rows: Sequence[Cells]) -> str:
+    """Markdown table, numbers to the right, every cell escaped."""
+    ruler = [":--", *["--:"] * (len(header) - 1)]
+    lines = [[escape(cell) for cell in header], ruler, *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text as one line that Markdown and HTML show literally: it may come from anybody's data."""
+    return _MARKDOWN_CONTROL.sub(r"\\\1", html.escape(_one_line(text), quote=False))
+
+
+def interval(value: Interval | None, *, percent: bool = False, signed: bool = False) -> str:
+    """`value [low, high]`, or a dash for an unknown one."""
+    if value is None:
+        return _UNKNOWN
+    style = ("+" if signed else "") + (".1%" if percent else ".4f")
+    return f"{value.value:{style}} [{value.low:{style}}, {value.high:{style}}]"
+
+
+def count(value: int | None) -> str:
+    """Thousands separated, or a dash for an unknown count."""
+    return _UNKNOWN if value is None else f"{value:,}"
+
+
+def _one_line(text: str) -> str:
+    """Line breaks would end a table row and control characters would steer a terminal: both become spaces."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

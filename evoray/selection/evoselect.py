@@ -1,0 +1,237 @@
+"""EvoSelect: the K candidates whose weighted features are transported most cheaply to the target, kept diverse.
+
+J(w) = OT_eps(w, b) + lambda_eff R(w) over the capped simplex, by mirror descent (arXiv 2604.26170; its eps,
+lambda, eta and steps are unpublished, ours are in `EvoSelectParams`). lambda and r = eps / std(C) are chosen on
+held-out rows of the target: of every point of a short path, the one whose picks, taken uniformly, have the least
+transport cost to those rows at one fixed eps. Every point starts from uniform weights and the same converged
+potentials, so that choosing a point equals running with its values fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evoray.alignment.reduction import Array
+from evoray.alignment.sinkhorn import Potentials, solve
+from evoray.diversity.energies import Energy, Memory, make_energy, moment_of, vendi_score
+from evoray.diversity.projection import project_rows, projection
+from evoray.errors import SelectionError
+from evoray.selection.descent import POOL, Descent, Task, descend
+from evoray.selection.evoselect_records import Certificate, EvoSelectParams, EvoSelectResult, PathPoint
+from evoray.selection.picked import PICKED, pick_records, remember, solve_picked
+from evoray.selection.protocol import Shards
+
+__all__ = ["EvoSelectParams", "EvoSelectResult", "evoselect"]
+
+Features = npt.NDArray[np.floating]
+
+#: A cost matrix without spread counts as this much spread: eps stays above the rounding of fp32 features.
+MIN_COST_STD = 1e-3
+#: L1 marginal error to which the picked set is solved: for the held-out cost, and for the certificate.
+VALIDATE_TOLERANCE = 1e-4
+CERTIFICATE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    task: Task
+    params: EvoSelectParams
+    target_MD: Array
+    validate_MD: Array | None
+    map_DP: npt.NDArray[np.float32] | None
+    cost_std: float
+
+    @property
+    def shards(self) -> Shards:
+        return self.task.shards
+
+
+def evoselect(
+    shards: Shards,
+    target_MD: Features,
+    weights_M: Array | None,
+    validate_MD: Features | None,
+    params: EvoSelectParams,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    memory: Memory | None = None,
+) -> EvoSelectResult:
+    """Select `params.k` usable rows of the shards for a target.
+
+    `target_MD`, `validate_MD`: unit rows. `weights_M`: positive target weights, scaled to sum 1; None: uniform.
+    `progress(done, total)` is called after each step. `memory`: what earlier rounds used, in the diversity space.
+    Raises SelectionError where k exceeds the usable rows, weights are not positive, or a path needs held-out rows
+    that are not given; SolverError where numbers stop being finite.
+    """
+    b_M = _target_weights(weights_M, len(target_MD))
+    usable = sum(count for _, count in shards.call("counts"))
+    if params.k > usable:
+        raise SelectionError(f"k = {params.k} of {usable} usable rows", "k <= usable rows", "lower k or add rows")
+    target = np.asarray(target_MD, dtype=np.float64)
+    shards.call("open", POOL, target, b_M, -float(np.log(usable)))
+    random_map = projection(target.shape[1], params.diversity_dim, params.diversity_seed)
+    map_DP = None if random_map is None else random_map.numpy()
+    shards.call("prepare_diversity", POOL, map_DP)
+    energy = _energy(params, project_rows(torch.from_numpy(target), random_map), b_M)
+    setting = _Setting(
+        task=Task(shards=shards, weights_M=b_M, energy=energy, memory=memory, options=params.descent()),
+        params=params,
+        target_MD=target,
+        validate_MD=None if validate_MD is None else np.asarray(validate_MD, dtype=np.float64),
+        map_DP=map_DP,
+        cost_std=_cost_std(shards),
+    )
+    path = _walk(setting, progress)
+    shards.call("close", POOL)
+    return _finish(setting, path, usable)
+
+
+def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> list[tuple[PathPoint, Descent]]:
+    """Descend at every point of the path."""
+    params = setting.params
+    lams = sorted(set(params.lambda_path)) if params.lam == "auto" else [params.lam]
+    lams = [0.0] if params.energy == "none" else lams
+    ratios = params.r_path if params.r == "auto" else (params.r,)
+    scales: list[tuple[float | None, float]] = [(r, r * setting.cost_std) for r in ratios]
+    if params.eps is not None:
+        scales = [(None, params.eps)]
+    if len(lams) * len(scales) > 1 and setting.validate_MD is None:
+        raise SelectionError(
+            "lambda or r 'auto' without held-out target rows",
+            "held-out rows to choose them by",
+            "give the target a validate split, or set lambda and r",
+        )
+    total, done = len(lams) * len(scales) * params.steps, 0
+
+    def step_done() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    found: list[tuple[PathPoint, Descent]] = []
+    for r, eps in scales:
+        start = _start(setting, eps)
+        for lam in lams:
+            descent = descend(setting.task, lam, start, step_done)
+            found.append((_point(setting, lam, r, descent), descent))
+    return found
+
+
+def _start(setting: _Setting, eps: float) -> Potentials:
+    """Converged potentials at uniform weights, annealed down from std(C)."""
+    params = setting.params
+    setting.shards.call("reset", POOL)
+    return solve(
+        setting.shards,
+        POOL,
+        setting.task.weights_M,
+        eps=eps,
+        rho=params.rho,
+        anneal_from=setting.cost_std,
+        tolerance=params.tolerance,
+        max_iterations=params.max_iterations,
+    )
+
+
+def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> PathPoint:
+    cost = None
+    if setting.validate_MD is not None:
+        solved = solve_picked(
+            setting.shards,
+            descent,
+            setting.validate_MD,
+            _target_weights(None, len(setting.validate_MD)),
+            eps=setting.params.validate_r * setting.cost_std,
+            anneal_from=setting.cost_std,
+            tolerance=VALIDATE_TOLERANCE,
+            max_iterations=setting.params.max_iterations,
+        )
+        (plan_cost,) = setting.shards.reduce("transport_cost", PICKED, solved.g_M, solved.eps)
+        setting.shards.call("close", PICKED)
+        cost = float(plan_cost[0])
+    return PathPoint(
+        lam=lam,
+        r=r,
+        eps=descent.potentials.eps,
+        validate_cost=cost,
+        gap=descent.gap,
+        marginal_error=descent.potentials.marginal_error,
+        converged=descent.potentials.converged,
+    )
+
+
+def _finish(setting: _Setting, path: list[tuple[PathPoint, Descent]], usable: int) -> EvoSelectResult:
+    """Certify, describe and measure the best of the path: by held-out cost to 1e-6, lambda, place in the path."""
+    point, descent = min(path, key=lambda pair: (round(pair[0].validate_cost or 0.0, 6), pair[0].lam))
+    shards, task = setting.shards, setting.task
+    solved = solve_picked(
+        shards,
+        descent,
+        setting.target_MD,
+        task.weights_M,
+        eps=point.eps,
+        rho=setting.params.rho,
+        anneal_from=setting.cost_std,
+        tolerance=CERTIFICATE_TOLERANCE,
+        max_iterations=setting.params.max_iterations,
+    )
+    shards.call("prepare_diversity", PICKED, setting.map_DP)
+    memory = remember(shards, task.memory, setting.params.k)
+    diversity = descent.lambda_eff * task.energy.value(memory.moment(task.energy.moment)) if point.lam else 0.0
+    picks = pick_records(shards, descent)
+    (sigma_DD,) = shards.reduce("moment", PICKED, "second", True)
+    shards.call("close", PICKED)
+    target_sigma_DD = moment_of(torch.from_numpy(setting.target_MD), torch.from_numpy(task.weights_M), "second")
+    return EvoSelectResult(
+        picks=picks,
+        lam=point.lam,
+        r=point.r,
+        eps=point.eps,
+        cost_std=setting.cost_std,
+        lambda_eff=descent.lambda_eff,
+        scale_transport=descent.scale_transport,
+        scale_diversity=descent.scale_diversity,
+        potentials=descent.potentials,
+        certificate=Certificate(
+            objective=descent.objective,
+            gap=descent.gap,
+            picked_objective=solved.objective + diversity,
+            lower_bound=descent.lower_bound,
+            picked_converged=solved.converged,
+        ),
+        path=tuple(tried for tried, _ in path),
+        trace=descent.trace,
+        vendi_picks=vendi_score(sigma_DD),
+        vendi_target=vendi_score(target_sigma_DD),
+        memory=memory,
+        usable=usable,
+    )
+
+
+def _energy(params: EvoSelectParams, projected_MP: torch.Tensor, weights_M: Array) -> Energy:
+    reference = moment_of(projected_MP, torch.from_numpy(weights_M), "second")
+    return make_energy(params.energy, reference, delta=params.delta)
+
+
+def _cost_std(shards: Shards) -> float:
+    (moments,) = shards.reduce("cost_moments", POOL)
+    count, total, squares = (float(value) for value in moments)
+    return max(float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))), MIN_COST_STD)
+
+
+def _target_weights(weights_M: Array | None, rows: int) -> Array:
+    b_M = np.ones(rows) if weights_M is None else np.asarray(weights_M, dtype=np.float64)
+    if rows == 0 or b_M.shape != (rows,) or not np.isfinite(b_M).all() or not (b_M > 0.0).all():
+        raise SelectionError(
+            f"target weights of shape {b_M.shape} for {rows} target rows, all positive: {bool((b_M > 0.0).all())}",
+            "one positive weight for each of at least one target row",
+            "correct the weights, or leave them out",
+        )
+    normal: Array = b_M / b_M.sum()
+    return normal

@@ -1,0 +1,25 @@
+"""The picks of a selector: which rows, in what order, and why."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """One chosen row. A selector that does not compute a field leaves it None."""
+
+    id: str
+    tile: int
+    row: int  # position in the tile, 0-based
+    rank: int  # 0 is the best
+    weight: float | None = None  # of the relaxed problem, at most 1/K
+    potential: float | None = None  # f, cost units; high = badly aligned
+    similarity: float | None = None  # largest inner product with a target row
+    nearest: int | None = None  # index of that target row
+
+
+def random_key(row_id: str, seed: int) -> int:
+    """A row's place in the random order of this seed: 64 bits of BLAKE2b, equal in every process."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{row_id}".encode(), digest_size=8).digest(), "big")

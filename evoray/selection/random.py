@@ -1,0 +1,46 @@
+"""`random`: a seeded uniform choice that does not depend on order or sharding.
+
+Every row has a place in one random order: the hash of (seed, id). Taking the smallest K is a uniform
+sample without replacement, and a larger K only adds rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evoray.errors import SelectionError
+from evoray.selection.picks import Pick, random_key
+from evoray.selection.protocol import Shards
+
+
+def random_pick(shards: Shards, k: int, seed: int) -> tuple[Pick, ...]:
+    """K usable rows, first in the random order of `seed`. Raises SelectionError where rows are fewer."""
+    found = sorted(entry for part in shards.call("first_at_random", k, seed) for entry in part)
+    if not 1 <= k <= len(found):
+        raise SelectionError(
+            f"k = {k} of {len(found)} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
+        )
+    return tuple(
+        Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, row_id, tile, row) in enumerate(found[:k])
+    )
+
+
+def random_order(ids: Sequence[str], seed: int) -> list[int]:
+    """Positions of `ids` in the random order of `seed`; the order of the ids among themselves does not matter."""
+    return sorted(range(len(ids)), key=lambda position: (random_key(ids[position], seed), ids[position]))
+
+
+def random_to_tokens(ids: Sequence[str], tokens: Sequence[int], seed: int, token_budget: int) -> list[int]:
+    """Positions of random rows whose tokens together come nearest to the budget; at least one row.
+
+    Rows are taken in the random order; the last one is kept if the total is then nearer the budget.
+    """
+    chosen: list[int] = []
+    total = 0
+    for position in random_order(ids, seed):
+        after = total + tokens[position]
+        if chosen and abs(after - token_budget) > abs(total - token_budget):
+            break
+        chosen.append(position)
+        total = after
+    return chosen

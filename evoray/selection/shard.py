@@ -1,0 +1,240 @@
+"""A shard: a contiguous range of tiles with all state of their rows. Rows and features never leave it.
+
+Every public method takes and returns plain numbers, strings, numpy arrays or Partials: they are what a remote
+worker exposes by name. Each is a deterministic function of the calls before it, given a fixed number of torch
+threads (the process that holds the shard sets it: results of different thread counts differ by rounding).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evoray.alignment.reduction import Array, Partials
+from evoray.diversity.energies import Moment, moment_of, rowwise_gradient
+from evoray.diversity.projection import project_rows
+from evoray.errors import SelectionError, SolverError
+from evoray.selection import capped
+from evoray.selection.picks import random_key
+from evoray.selection.problem import Problem, Rows
+
+#: A mirror step changes no log weight by more than this.
+MAX_CHANGE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One stored unit: a fixed list of rows, never split. `features_ND` has unit rows, fp32 (or fp64, slower)."""
+
+    index: int
+    ids: Sequence[str]
+    features_ND: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.features_ND.ndim != 2 or len(self.ids) != len(self.features_ND):
+            raise SelectionError(
+                f"tile {self.index} with {len(self.ids)} ids and features of shape {tuple(self.features_ND.shape)}",
+                "one id for each feature row",
+                "read the feature unit again",
+            )
+        if not bool(torch.isfinite(self.features_ND).all()):
+            raise SolverError(
+                f"non-finite features in tile {self.index}",
+                "finite unit rows",
+                "quarantine the rows when features are computed",
+            )
+
+
+class Shard:
+    """Contiguous tiles of a pool of `n_tiles`; rows whose id is in `excluded` weigh nothing and are never picked."""
+
+    def __init__(self, tiles: Sequence[Tile], n_tiles: int, excluded: Collection[str] = ()) -> None:
+        self.n_tiles = n_tiles
+        self._tiles = {tile.index: tile for tile in tiles}
+        barred = frozenset(excluded)
+        self._usable = {
+            tile.index: torch.tensor([row_id not in barred for row_id in tile.ids], dtype=torch.bool) for tile in tiles
+        }
+        self._problems: dict[str, Problem] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Rows held, excluded ones too."""
+        return sum(len(tile.ids) for tile in self._tiles.values())
+
+    def counts(self) -> tuple[int, int]:
+        """(rows, usable rows)."""
+        return self.n_rows, sum(int(usable.sum()) for usable in self._usable.values())
+
+    def usable_rows(self) -> list[tuple[str, int, int]]:
+        """(id, tile, row in the tile) of every usable row, in order."""
+        return [
+            (tile.ids[row], tile.index, row)
+            for tile in self._tiles.values()
+            for row in self._usable[tile.index].nonzero().flatten().tolist()
+        ]
+
+    def first_at_random(self, k: int, seed: int) -> list[tuple[int, str, int, int]]:
+        """The k usable rows with the smallest (random key, id): (key, id, tile, row)."""
+        keyed = ((random_key(row_id, seed), row_id, tile, row) for row_id, tile, row in self.usable_rows())
+        return heapq.nsmallest(k, keyed)
+
+    # Problems: rows against a target, by name.
+
+    def open(
+        self,
+        problem: str,
+        target_MD: Array,
+        weights_M: Array,
+        log_weight: float,
+        rows: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        """Make a problem of all rows, or of the given rows of each tile (then in fp64), at weight exp(log_weight)."""
+        chosen: dict[int, Rows] = {}
+        for index, tile in self._tiles.items():
+            usable_N, features_ND = self._usable[index], tile.features_ND
+            position_N = torch.arange(len(tile.ids))
+            if rows is not None:
+                position_N = torch.tensor(list(rows.get(index, ())), dtype=torch.int64)
+                usable_N, features_ND = usable_N[position_N], features_ND[position_N].double()
+            log_w_N = torch.zeros(len(position_N), dtype=torch.float64)
+            chosen[index] = Rows(features_ND=features_ND, position_N=position_N, usable_N=usable_N, log_w_N=log_w_N)
+        self._problems[problem] = Problem(chosen, self.n_tiles, target_MD, weights_M, log_weight=log_weight)
+
+    def close(self, problem: str) -> None:
+        """Forget a problem and free its memory."""
+        self._problems.pop(problem, None)
+
+    def reset(self, problem: str) -> None:
+        """Every usable row back to the weight it was opened with; what follows is as on a fresh problem."""
+        self._problems[problem].reset()
+
+    def column_minimum(self, problem: str) -> Partials:
+        """(min_i C_ij [M]) over usable rows."""
+        return self._problems[problem].column_minimum()
+
+    def cost_moments(self, problem: str) -> Partials:
+        """([entries, sum C, sum C^2]) over usable rows."""
+        return self._problems[problem].cost_moments()
+
+    def sinkhorn_kernel(self, problem: str, g_M: Array, eps: float) -> Partials:
+        """One kernel-domain pass: (column masses [M], [<w, f>])."""
+        return self._problems[problem].sinkhorn_kernel(g_M, eps)
+
+    def sinkhorn_log(self, problem: str, g_M: Array, eps: float) -> Partials:
+        """One log-domain pass: (log column masses [M], [<w, f>])."""
+        return self._problems[problem].sinkhorn_log(g_M, eps)
+
+    def transport_cost(self, problem: str, g_M: Array, eps: float) -> Partials:
+        """([<P, C>]) at potentials g."""
+        return self._problems[problem].transport_cost(g_M, eps)
+
+    # Diversity.
+
+    def prepare_diversity(self, problem: str, map_DP: npt.NDArray[np.float32] | None) -> None:
+        """Project the rows for the diversity term once; None: they are used as they are."""
+        map_tensor = None if map_DP is None else torch.from_numpy(map_DP)
+        for rows in self._problems[problem].rows.values():
+            rows.projected_NP = project_rows(rows.features_ND, map_tensor)
+
+    def moment(self, problem: str, kind: Moment, full: bool = False) -> Partials:
+        """(mean [P] or second moment [P, P]) of the weighted rows in the diversity space, or the full one."""
+        return self._problems[problem].fold(
+            ("sum",), lambda rows: (moment_of(_diversity_rows(rows, full), rows.log_w_N.exp(), kind),)
+        )
+
+    def set_diversity(self, problem: str, gradient: Array | None, factor: float) -> None:
+        """Rowwise diversity gradient from dR/dmoment, times a factor; None for no diversity term."""
+        for rows in self._problems[problem].rows.values():
+            if gradient is None:
+                rows.diversity_N = torch.zeros_like(rows.log_w_N)
+            else:
+                projected_NP = _diversity_rows(rows, False)
+                rows.diversity_N = factor * rowwise_gradient(projected_NP, torch.from_numpy(gradient))
+
+    # The mirror step.
+
+    def gradient_sums(self, problem: str) -> Partials:
+        """([sum w f, sum w f^2, sum w d, sum w d^2, -sum w log w]), d the diversity gradient."""
+
+        def sums(rows: Rows) -> tuple[Array, ...]:
+            w_N, f_N, d_N = rows.log_w_N.exp(), rows.f_N, rows.diversity_N
+            entropy = -torch.where(w_N > 0.0, w_N * rows.log_w_N, 0.0).sum()
+            terms = [w_N @ f_N, w_N @ f_N**2, w_N @ d_N, w_N @ d_N**2, entropy]
+            return (np.array([float(term) for term in terms]),)
+
+        return self._problems[problem].fold(("sum",), sums)
+
+    def mirror_step(self, problem: str, rate: float, lambda_eff: float, mean: float) -> Partials:
+        """log w <- log w - rate (f + lambda_eff d - mean), the change clipped; (log of the new total)."""
+
+        def step(rows: Rows) -> tuple[Array, ...]:
+            change_N = -rate * (rows.f_N + lambda_eff * rows.diversity_N - mean)
+            rows.log_w_N = rows.log_w_N + change_N.clamp(-MAX_CHANGE, MAX_CHANGE)
+            total = torch.logsumexp(rows.log_w_N, dim=0) if len(rows.log_w_N) else -np.inf
+            return (np.array([float(total)]),)
+
+        return self._problems[problem].fold(("logaddexp",), step)
+
+    def capped_mass(self, problem: str, log_scale: float, log_cap: float) -> Partials:
+        """([rows at the cap], [log of the other rows' total]) at scale exp(log_scale)."""
+
+        def mass(rows: Rows) -> tuple[Array, ...]:
+            count, log_free = capped.capped_mass(rows.log_w_N, log_scale, log_cap)
+            return np.array([count]), np.array([log_free])
+
+        return self._problems[problem].fold(("sum", "logaddexp"), mass)
+
+    def accept(self, problem: str, log_scale: float, log_cap: float) -> None:
+        """w <- min(cap, exp(log_scale) w)."""
+        for rows in self._problems[problem].rows.values():
+            rows.log_w_N = (rows.log_w_N + log_scale).clamp(max=log_cap)
+
+    # What leaves the shard.
+
+    def smallest_gradients(self, problem: str, lambda_eff: float, k: int) -> Array:
+        """The k smallest f + lambda_eff d over usable rows, ascending."""
+        parts = [
+            (rows.f_N + lambda_eff * rows.diversity_N)[rows.usable_N] for rows in self._problems[problem].rows.values()
+        ]
+        values: Array = torch.cat(parts).numpy() if parts else np.empty(0)
+        if len(values) > k:
+            values = np.partition(values, k - 1)[:k]
+        return np.sort(values)
+
+    def top(self, problem: str, k: int) -> list[tuple[float, float, str, int, int]]:
+        """The first k usable rows by (-w, f, id): (-log w, f, id, tile, row in the tile)."""
+        entries: list[tuple[float, float, str, int, int]] = []
+        for index, rows in self._problems[problem].rows.items():
+            log_w_N = rows.log_w_N.masked_fill(~rows.usable_N, -torch.inf)
+            keep = min(k, int(rows.usable_N.sum()))
+            if not keep:
+                continue
+            floor = torch.topk(log_w_N, keep).values[-1]
+            for row in ((log_w_N >= floor) & rows.usable_N).nonzero().flatten().tolist():
+                position = int(rows.position_N[row])
+                row_id = self._tiles[index].ids[position]
+                entries.append((-float(log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
+        return heapq.nsmallest(k, entries)
+
+    def describe(self, problem: str) -> list[tuple[int, int, float, int]]:
+        """(tile, row in the tile, largest similarity, index of that target row) of every row of a problem."""
+        described: list[tuple[int, int, float, int]] = []
+        held = self._problems[problem]
+        for index, rows in held.rows.items():
+            if not len(rows.position_N):
+                continue
+            best = held.similarity(rows).max(dim=1)
+            values: tuple[list[Any], ...] = (rows.position_N.tolist(), best.values.tolist(), best.indices.tolist())
+            described.extend((index, *row) for row in zip(*values, strict=True))
+        return described
+
+
+def _diversity_rows(rows: Rows, full: bool) -> torch.Tensor:
+    return rows.features_ND if full or rows.projected_NP is None else rows.projected_NP
