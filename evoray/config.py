@@ -121,6 +121,7 @@ class RunConfig(_Section):
     target: str  # a file (then it is dev) or a folder with dev and test files
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
+    store: str | None = None  # where pool, features and scores are kept; None: in `out`. Runs may share one
     rounds: int = Field(2, ge=1)
     seed: int = 0
     labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only

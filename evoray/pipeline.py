@@ -126,7 +126,8 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
     identity = model_fingerprint(config.model)
     align = open_target(config.target, "align", config.seed, units, listed)
     validate = open_target(config.target, "validate", config.seed, units, listed)
-    pool = read_pool(config.pool, config.reading, storage, workers, events)
+    store = storage if config.store is None else Storage(config.store)
+    pool = read_pool(config.pool, config.reading, store, workers, events)
     check_manifest(
         storage,
         {
@@ -146,10 +147,11 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
                 f"k of at most {pool.usable}",
                 "lower selection.k or enlarge the pool",
             )
-        proxy = _proxy(config.proxy_model, config.features, config.lora, config.seed, pool, storage, events)
+        proxy = _proxy(config.proxy_model, config.features, config.lora, config.seed, pool, store, events)
     return Context(
         config=config,
         storage=storage,
+        store=store,
         session=workers,
         events=events,
         pool=pool,
@@ -294,7 +296,7 @@ def _gradient_goal(
     workers: Session,
     events: Events,
 ) -> tuple[TileSource, list[str], Goal]:
-    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}  # type: ignore[arg-type]
+    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
     proxy, found = _pool_features(pool, model, features, LoraConfig(), seed, storage, workers, events)
     rows: dict[str, Any] = {}
     for name, split in splits.items():

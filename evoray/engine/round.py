@@ -51,7 +51,8 @@ class Context:
     """What every round works with."""
 
     config: RunConfig
-    storage: Storage
+    storage: Storage  # the run directory
+    store: Storage  # what is named by fingerprint and may be shared with other runs
     session: Session
     events: Events
     pool: Pool
@@ -142,12 +143,12 @@ def _features(context: Context, number: int) -> _RoundFeatures | None:
         for name, (source, identity, units) in sources.items():
             found[name] = featurise(
                 name, source, identity, units, proxy, context.config.features,
-                context.config.seed, context.storage, context.session, context.events,
+                context.config.seed, context.store, context.session, context.events,
             )  # fmt: skip
         return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
 
     record = context.rounds.step(number, "featurised", work)
-    return _RoundFeatures(**{name: Features.of(context.storage, record[name]) for name in sources})
+    return _RoundFeatures(**{name: Features.of(context.store, record[name]) for name in sources})
 
 
 def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def score_arm(context: Context, target: Target, number: int, arm: str | None) ->
     return score(
         f"{shown} on {target.split}", target.source, target.identity, target.units, context.config.model,
         fingerprint(**parts), adapter, context.config.evaluation, context.config.features.max_tokens,
-        context.storage, context.session, context.events,
+        context.store, context.session, context.events,
     )  # fmt: skip
 
 

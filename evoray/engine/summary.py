@@ -78,7 +78,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
         command=command,
         path=tuple(point for number in numbers for point in _path(context, number)),
         certificates=tuple(c for number in numbers for c in _certificates(context, number)),
-        quarantine=quarantine_counts(context.storage),
+        quarantine=quarantine_counts(context),
         timings=timings(context.storage),
         versions=environment()["versions"],
     )
@@ -164,7 +164,7 @@ def _choice(context: Context, number: int) -> Choice:
 def _mean_tokens(context: Context, identity: str) -> float:
     from evoray.storage import UnitStore
 
-    commits = UnitStore(context.storage, f"features/{identity}").commits().values()
+    commits = UnitStore(context.store, f"features/{identity}").commits().values()
     return sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
 
 
@@ -219,11 +219,15 @@ def _certificates(context: Context, number: int) -> list[Certificate]:
     ]
 
 
-def quarantine_counts(storage: Storage) -> dict[str, int]:
-    """Rows set aside, by reason."""
+def quarantine_counts(context: Context) -> dict[str, int]:
+    """Pool rows set aside, by reason: those of reading, and those of the first round's features."""
+    prefixes = [f"quarantine/pool-{context.pool.fingerprint}"]
+    featurised = f"{Rounds.prefix(1)}/featurised.json"
+    if context.storage.exists(featurised):
+        prefixes.append(f"quarantine/features-{context.storage.read_json(featurised)['pool']['fingerprint']}")
     counts: dict[str, int] = {}
-    for key in storage.keys("quarantine"):
-        for reason, count in _counts(storage.read_table(key, ["reason"])["reason"]).items():
+    for key in (key for prefix in prefixes for key in context.store.keys(prefix)):
+        for reason, count in _counts(context.store.read_table(key, ["reason"])["reason"]).items():
             counts[reason] = counts.get(reason, 0) + count
     return counts
 

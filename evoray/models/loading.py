@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from evoray.config import LoraConfig
 from evoray.errors import ModelError
@@ -154,6 +155,7 @@ def _embedded_directory() -> Path:
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
+    disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
     model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF)
     # The weights are plain tensors from here on; a remaining note of the quantisation would be obeyed on reload.
