@@ -171,7 +171,7 @@ def _summary(options: argparse.Namespace) -> dict[str, Any]:
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| target | untrained | random | evoselect | evoselect - random [95%] | accuracy: untrained, random, evoselect |",
+        "| target | loss untrained | random | evoselect | difference [95%] | accuracy untrained, random, evoselect |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

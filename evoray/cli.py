@@ -7,13 +7,17 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from evoray.errors import EvorayError
+
+if TYPE_CHECKING:
+    from evoray.pipeline import RunResult
 
 app = typer.Typer(
     name="evoray",
@@ -45,7 +49,7 @@ def demo(
 
     display = _display()
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    _show(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+    show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
 
 
 @app.command()
@@ -63,7 +67,7 @@ def run(
 
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
     loaded = load_config(config, settings, out=out, seed=seed)
-    _show(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
+    show_result(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
 
 
 @app.command()
@@ -213,7 +217,8 @@ def _print(facts: dict[str, Any]) -> None:
     typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-def _show(result: Any) -> None:
+def show_result(result: RunResult) -> None:
+    """Print the final table of a run and where its results are."""
     from evoray.report.markdown import verdict
     from evoray.report.table import result_rows, rich_table
 
@@ -223,19 +228,24 @@ def _show(result: Any) -> None:
     console.print(f"Results: {result.out} (report.md, rounds/, best/)", soft_wrap=True)
 
 
-def main() -> None:
-    """Entry point: errors of the user's making are printed without a traceback, exit code 2."""
+def run_program(program: Callable[[], object]) -> None:
+    """Run a program and end the process where it fails: an EvorayError without a traceback, with its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        program()
     except EvorayError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of the `evoray` command."""
+    run_program(app)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class FeatureConfig(_Section):
     max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
     preconditioning: Literal["none", "adam"] = "adam"
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
-    batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
+    batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
     warmup: WarmupConfig = WarmupConfig()
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
 
@@ -83,7 +83,7 @@ class TrainingConfig(_Section):
 
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(8, ge=1)  # rows of one optimiser step over all workers
-    micro_batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass of one worker
+    micro_batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass of one worker
     learning_rate: float = Field(5e-4, gt=0)
     warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
     weight_decay: float = Field(0.0, ge=0)
@@ -98,7 +98,7 @@ class EvaluationConfig(_Section):
     """How models are scored on the target."""
 
     precision: Precision = "auto"
-    batch_tokens: int = Field(2048, ge=8)
+    batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
     list_options: bool = False  # whether the prompt lists the options of a multiple-choice row
     control: bool = True  # also train on random rows of the same tokens and steps, for comparison
 

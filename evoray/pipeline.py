@@ -34,6 +34,7 @@ from evoray.engine.stages import (
     Proxy,
     featurise,
     fingerprint,
+    identify_model,
     open_target,
     read_features,
     read_pool,
@@ -46,7 +47,7 @@ from evoray.engine.trainer import train as train_job
 from evoray.errors import ConfigError, SelectionError
 from evoray.evaluation.intervals import bootstrap_mean
 from evoray.models.folder import Folder
-from evoray.models.loading import adapter_fingerprint, model_fingerprint
+from evoray.models.loading import adapter_fingerprint
 from evoray.pool import split_dev
 from evoray.records import Score
 from evoray.report.markdown import render
@@ -123,7 +124,10 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
     """Read pool and target, pin the identity of all inputs, warm the proxy up."""
     units = config.reading.unit_rows
     listed = config.evaluation.list_options
-    identity = model_fingerprint(config.model)
+    identity = identify_model(config.model, events)
+    proxied = config.selection.selector == "evoselect"
+    same = config.proxy_model == config.model
+    proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, events)
     align = open_target(config.target, "align", config.seed, units, listed)
     validate = open_target(config.target, "validate", config.seed, units, listed)
     store = storage if config.store is None else Storage(config.store)
@@ -135,19 +139,21 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
             "align": align.identity,
             "validate": validate.identity,
             "model": identity,
-            "proxy": model_fingerprint(config.proxy_model),
+            "proxy": proxy_identity,
             "seed": config.seed,
         },
     )
     proxy = None
-    if config.selection.selector == "evoselect":
+    if proxied:
         if config.selection.k > pool.usable:
             raise SelectionError(
                 f"selection.k = {config.selection.k}, and {pool.usable} usable rows in the pool",
                 f"k of at most {pool.usable}",
                 "lower selection.k or enlarge the pool",
             )
-        proxy = _proxy(config.proxy_model, config.features, config.lora, config.seed, pool, store, events)
+        proxy = _proxy(
+            config.proxy_model, proxy_identity, config.features, config.lora, config.seed, pool, store, events
+        )
     return Context(
         config=config,
         storage=storage,
@@ -163,9 +169,15 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
 
 
 def _proxy(
-    model: str, features: FeatureConfig, lora: LoraConfig, seed: int, pool: Pool, storage: Storage, events: Events
+    model: str,
+    identity: str,
+    features: FeatureConfig,
+    lora: LoraConfig,
+    seed: int,
+    pool: Pool,
+    storage: Storage,
+    events: Events,
 ) -> Proxy:
-    identity = model_fingerprint(model)
     if features.adapter is not None:
         adapter = Folder.at(features.adapter)
     else:
@@ -191,9 +203,9 @@ def featurize(
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         events = Events(storage, display)
-        model_fingerprint(model)
+        identity = identify_model(model, events)
         read = read_pool(pool, reading or PoolConfig(), storage, workers, events)
-        found = _pool_features(read, model, settings, LoraConfig(), seed, storage, workers, events)[1]
+        found = _pool_features(read, model, identity, settings, seed, storage, workers, events)[1]
     commits = found.store.commits().values()
     return Featurised(
         path=storage.location(found.store.prefix),
@@ -205,14 +217,14 @@ def featurize(
 def _pool_features(
     pool: Pool,
     model: str,
+    identity: str,
     features: FeatureConfig,
-    lora: LoraConfig,
     seed: int,
     storage: Storage,
     workers: Session,
     events: Events,
 ) -> tuple[Proxy, Features]:
-    proxy = _proxy(model, features, lora, seed, pool, storage, events)
+    proxy = _proxy(model, identity, features, LoraConfig(), seed, pool, storage, events)
     found = featurise("pool", pool.rows, pool.fingerprint, pool.units, proxy, features, seed, storage, workers, events)
     return proxy, found
 
@@ -244,6 +256,8 @@ def select(
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         events = Events(storage, display)
+        needs_model = features_path is None and selector == "evoselect"
+        identity = identify_model(_needed(model, "--model"), events) if needs_model else ""
         read = None if pool is None else read_pool(pool, reading or PoolConfig(), storage, workers, events)
         source: TileSource
         target_ids: list[str] = []
@@ -257,7 +271,7 @@ def select(
         else:
             source, target_ids, goal = _gradient_goal(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                gradients, seed, storage, workers, events,
+                identity, gradients, seed, storage, workers, events,
             )  # fmt: skip
         with events.stage("align and select", 1) as stage:
             choice = choose(source, goal, settings, seed, workers, stage.share)
@@ -290,6 +304,7 @@ def _gradient_goal(
     pool: Pool,
     target: str,
     model: str,
+    identity: str,
     features: FeatureConfig,
     seed: int,
     storage: Storage,
@@ -297,7 +312,7 @@ def _gradient_goal(
     events: Events,
 ) -> tuple[TileSource, list[str], Goal]:
     splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
-    proxy, found = _pool_features(pool, model, features, LoraConfig(), seed, storage, workers, events)
+    proxy, found = _pool_features(pool, model, identity, features, seed, storage, workers, events)
     rows: dict[str, Any] = {}
     for name, split in splits.items():
         one = featurise(
@@ -328,7 +343,7 @@ def train(
     folder = Folder(storage=storage, prefix="adapter")
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         events = Events(storage, display)
-        model_fingerprint(model)
+        identify_model(model, events)
         read_pool(data, PoolConfig(), storage, workers, events)  # refuses unusable data before workers start
         job = TrainJob(
             data=data if isinstance(data, str) else tuple(data),
@@ -369,12 +384,13 @@ def evaluate(
     with session(cluster or ClusterConfig()) as workers:
         rows = open_target(target, split, seed, 64, settings.list_options)  # type: ignore[arg-type]
         folder = None if adapter is None else Folder.at(adapter)
-        parts = {"model": model_fingerprint(model)}
+        events = Events(storage, display)
+        parts = {"model": identify_model(model, events)}
         if folder is not None:
             parts["adapter"] = adapter_fingerprint(folder.fetch())
         scores = score(
             f"on {split}", rows.source, rows.identity, rows.units, model, fingerprint(**parts), folder, settings,
-            max_tokens, storage, workers, Events(storage, display),
+            max_tokens, storage, workers, events,
         )  # fmt: skip
     answered = [float(correct) for correct in scores.correct if correct is not None]
     loss = bootstrap_mean(scores.loss, seed=0)

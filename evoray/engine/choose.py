@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from evoray.config import SelectionConfig
 from evoray.diversity.energies import Memory
+from evoray.engine.remote import in_task
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of, ray_shards
 from evoray.engine.workers import PoolRows
@@ -150,8 +150,7 @@ def write_selected(
 
     rows: where the pool's rows are (None: the ids and facts alone are written); units: where to look.
     """
-    task = ray.remote(num_cpus=1)(_write_selected)
-    return ray.get(task.remote(storage, key, picks, list(target_ids), round_number, rows, list(units)))  # type: ignore[no-any-return]
+    return in_task(_write_selected, storage, key, picks, list(target_ids), round_number, rows, list(units))
 
 
 def _write_selected(
@@ -225,7 +224,7 @@ def memory_of(features: UnitStore, units: Sequence[int], used: Collection[str], 
     """The diversity state of rows used in earlier rounds, from the current features; None where there are none."""
     if not used:
         return None
-    return ray.get(ray.remote(num_cpus=1)(_memory_of).remote(features, list(units), frozenset(used), dim, seed))  # type: ignore[no-any-return]
+    return in_task(_memory_of, features, list(units), frozenset(used), dim, seed)
 
 
 def _memory_of(features: UnitStore, units: list[int], used: frozenset[str], dim: int, seed: int) -> Memory:
@@ -253,8 +252,7 @@ def draw_control(
     seed: int,
 ) -> list[str]:
     """Write random unused rows whose tokens total nearest to `tokens`; their ids."""
-    task = ray.remote(num_cpus=1)(_draw_control)
-    return ray.get(task.remote(storage, key, features, rows, list(units), frozenset(used), tokens, seed))  # type: ignore[no-any-return]
+    return in_task(_draw_control, storage, key, features, rows, list(units), frozenset(used), tokens, seed)
 
 
 def _draw_control(
@@ -284,7 +282,7 @@ def _draw_control(
 
 def token_sum(features: UnitStore, units: Sequence[int], ids: Collection[str]) -> int:
     """Total tokens of some rows."""
-    return ray.get(ray.remote(num_cpus=1)(_token_sum).remote(features, list(units), frozenset(ids)))  # type: ignore[no-any-return]
+    return in_task(_token_sum, features, list(units), frozenset(ids))
 
 
 def _token_sum(features: UnitStore, units: list[int], ids: frozenset[str]) -> int:

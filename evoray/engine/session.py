@@ -55,7 +55,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     import ray
 
     joined = ray.is_initialized()
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = config.address
     if not joined:
         runtime_env = {"env_vars": worker_environment(config.threads)}
         try:
@@ -63,6 +63,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
                 ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(
+                    address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
                     num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
                     object_store_memory=config.object_store_mb * 2**20,
                     include_dashboard=False,
@@ -98,6 +99,7 @@ def _default_workers(cluster: bool) -> int:
 
 def _quieten() -> None:
     """Ray reports what evoray's own progress shows better; its errors still come through."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else one line of C++ warnings for each actor pool
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from evoray.alignment.reduction import Array, merge
+from evoray.engine.remote import fetch
 from evoray.engine.session import Session
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
@@ -170,7 +171,7 @@ class RayShards:
     def __init__(self, actors: Sequence[Any], n_tiles: int) -> None:
         self._actors = list(actors)
         self._n_tiles = n_tiles
-        self._n_rows = sum(ray.get([actor.rows.remote() for actor in self._actors]))
+        self._n_rows: int = sum(fetch([actor.rows.remote() for actor in self._actors]))
 
     @property
     def n_rows(self) -> int:
@@ -185,7 +186,8 @@ class RayShards:
     def call(self, method: str, *args: Any) -> list[Any]:
         """Run a method of `Shard` on every actor; the results in shard order."""
         shared = ray.put(args)
-        return ray.get([actor.run.remote(method, shared) for actor in self._actors])  # type: ignore[no-any-return]
+        results: list[Any] = fetch([actor.run.remote(method, shared) for actor in self._actors])
+        return results
 
     def reduce(self, method: str, *args: Any) -> tuple[Array, ...]:
         """Run a method that returns Partials on every actor and merge them over the fixed tree."""

@@ -23,6 +23,7 @@ import ray
 from evoray.config import EvaluationConfig, FeatureConfig, LoraConfig, PoolConfig
 from evoray.engine.events import Events
 from evoray.engine.progress import Counter, watched
+from evoray.engine.remote import in_process, in_task
 from evoray.engine.session import Session
 from evoray.engine.shards import matrix_of
 from evoray.engine.units import run_units
@@ -64,7 +65,7 @@ def read_pool(
 
     Raises PoolError for a pool that cannot be read, is empty, or of which too much is unusable.
     """
-    spans, content = ray.get(ray.remote(num_cpus=1)(_plan).remote(path, config.unit_rows))
+    spans, content = in_task(_plan, path, config.unit_rows)
     identity = fingerprint(content=content, unit_rows=config.unit_rows, max_chars=config.max_chars)
     store = UnitStore(storage, f"pool/{identity}")
     units = tuple(span.unit for span in spans)
@@ -72,7 +73,7 @@ def read_pool(
         job = ReadJob(spans=tuple(spans), max_chars=config.max_chars)
         run_units(units, job, store, f"quarantine/pool-{identity}", session, stage)
         if not storage.exists(f"{store.prefix}/{DUPLICATES}"):
-            ray.get(ray.remote(num_cpus=1)(_write_duplicates).remote(store, f"quarantine/pool-{identity}"))
+            in_task(_write_duplicates, store, f"quarantine/pool-{identity}")
     commits = store.commits().values()
     read = sum(int(commit.facts["read"]) for commit in commits)
     quarantined = sum(int(commit.facts["quarantined"]) for commit in commits)
@@ -128,6 +129,21 @@ def _write_duplicates(store: UnitStore, quarantine: str) -> None:
     store.storage.write_table(f"{store.prefix}/{DUPLICATES}", found)
 
 
+def identify_model(reference: str, events: Events) -> str:
+    """The fingerprint of a model's weights; converts the embedded one first. Raises ModelError."""
+    with events.stage(f"prepare model {reference}", 1) as stage:
+        identity = in_process(_identify_model, reference)
+        stage.advance()
+    return identity
+
+
+def _identify_model(reference: str) -> str:
+    from evoray.models.loading import load_tokenizer, model_fingerprint
+
+    load_tokenizer(reference)  # a model that does not exist is found here, before any work
+    return model_fingerprint(reference)
+
+
 def warm_up_adapter(
     pool: Pool,
     model: str,
@@ -155,10 +171,10 @@ def warm_up_adapter(
             stage.advance(steps)
             return folder
         counter = Counter.start()
-        threads = config.warmup.threads
-        task = ray.remote(num_cpus=threads)(_warm_up)
         with watched(counter, stage):
-            loss = ray.get(task.remote(pool.rows, pool.units, model, lora, config, seed, folder, counter))
+            loss = in_process(
+                _warm_up, pool.rows, pool.units, model, lora, config, seed, folder, counter, cpus=config.warmup.threads
+            )
         storage.write_json(f"{folder.prefix}/done.json", {"loss": loss})
         ray.kill(counter)
     return folder
@@ -193,7 +209,7 @@ def _warm_up(
             max_tokens=config.max_tokens,
             batch_tokens=config.batch_tokens,
             precision=autocast_dtype(config.precision),
-            progress=lambda done, total: counter.reach.remote(done, total),
+            progress=counter.reach.remote,
         )
         folder.upload(scratch)
     finally:
@@ -280,7 +296,7 @@ class Target:
 
 def open_target(path: str, split: Split, seed: int, unit_rows: int, list_options: bool = False) -> Target:
     """Look at one split of a target (the driver sees counts and weights, no rows). Raises TargetError."""
-    count, content, weights = ray.get(ray.remote(num_cpus=1)(_describe_target).remote(path, split, seed))
+    count, content, weights = in_task(_describe_target, path, split, seed)
     return Target(
         split=split,
         source=TargetRows(path=path, split=split, seed=seed, unit_rows=unit_rows, list_options=list_options),

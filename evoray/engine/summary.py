@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
+from evoray.engine.remote import in_task
 from evoray.engine.round import Context, score_arm
 from evoray.engine.rundir import Rounds, environment
 from evoray.engine.stages import Pool, Scores, Target, open_target
@@ -124,7 +124,7 @@ def _interval(values: tuple[float, float, float]) -> dict[str, float]:
 def _good_ids(labels: str | None) -> set[str] | None:
     if labels is None:
         return None
-    return ray.get(ray.remote(num_cpus=1)(_read_good).remote(labels))  # type: ignore[no-any-return]
+    return in_task(_read_good, labels)
 
 
 def _read_good(labels: str) -> set[str]:
@@ -170,7 +170,7 @@ def _mean_tokens(context: Context, identity: str) -> float:
 
 def source_counts(pool: Pool) -> dict[str, int]:
     """Usable rows of the pool by source; empty where it has no sources."""
-    return ray.get(ray.remote(num_cpus=1)(_source_counts).remote(pool.rows, pool.units))  # type: ignore[no-any-return]
+    return in_task(_source_counts, pool.rows, pool.units)
 
 
 def _source_counts(rows: PoolRows, units: Sequence[int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import ray
 from evoray.config import LoraConfig, TrainingConfig
 from evoray.engine.events import Stage
 from evoray.engine.progress import Counter, watched
+from evoray.engine.remote import evoray_cause
 from evoray.engine.session import Session
 from evoray.errors import EvorayError, StageError
 from evoray.models.folder import Folder
@@ -133,14 +134,6 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
 def _failure(error: Exception) -> EvorayError:
     """The evoray error inside Ray Train's wrapping, or one that carries its text."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, EvorayError):
-            return seen
-        for inner in getattr(seen, "worker_failures", {}).values():
-            if isinstance(getattr(inner, "cause", inner), EvorayError):
-                return getattr(inner, "cause", inner)  # type: ignore[no-any-return]
-        seen = seen.__cause__
-    return StageError(
+    return evoray_cause(error) or StageError(
         f"training failed: {error}", "a training that runs to its end", "see the message; the same command resumes"
     )

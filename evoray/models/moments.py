@@ -43,7 +43,8 @@ def load_moments(folder: str | Path) -> Moments | None:
         return None
     with safe_open(path, framework="pt") as stored:
         origin = (stored.metadata() or {}).get("origin", "optimizer")
-        return Moments({name: stored.get_tensor(name) for name in stored.keys()}, origin)
+        names = stored.keys()  # the open file is no mapping and cannot be iterated over
+        return Moments({name: stored.get_tensor(name) for name in names}, origin)
 
 
 def second_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:

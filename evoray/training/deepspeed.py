@@ -81,7 +81,7 @@ def train_rank(
 
     Collective: every rank calls it with the same arguments. Raises StageError if the loss is not finite.
     """
-    engine = _initialise(_SampleLoss(model, precision), config, rank)
+    engine = _initialise(_SampleLoss(model, precision), config)
     device = next(model.parameters()).device
     losses: list[float] = []
     tokens = 0
@@ -113,7 +113,7 @@ def train_rank(
     return TrainResult(steps=steps, first_loss=losses[0], last_loss=losses[-1], tokens=tokens)
 
 
-def _initialise(module: _SampleLoss, config: TrainingConfig, rank: Rank) -> Any:
+def _initialise(module: _SampleLoss, config: TrainingConfig) -> Any:
     import deepspeed  # here and not above: importing it decides the accelerator of the process
 
     optimizer = {

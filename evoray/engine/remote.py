@@ -1,0 +1,63 @@
+"""Run a function elsewhere, and get its own error back rather than Ray's wrapping of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from evoray.errors import EvorayError
+
+Result = TypeVar("Result")
+
+
+def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of a Ray task. Raises the EvorayError that the function raised."""
+    result: Result = fetch(ray.remote(num_cpus=1)(function).remote(*arguments))
+    return result
+
+
+def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1) -> Result:
+    """As `in_task`, in a process of its own that ends with the work and gives its memory back.
+
+    For work that loads a model: the worker of a task stays, and with it what the allocator does not return.
+    """
+    actor = ray.remote(num_cpus=cpus)(_Runner).remote()
+    try:
+        result: Result = fetch(actor.run.remote(function, *arguments))
+        return result
+    finally:
+        ray.kill(actor)
+
+
+def fetch(reference: Any) -> Any:
+    """`ray.get`, raising the cause of a failed task where it is an EvorayError."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise evoray_cause(error) or error from error
+
+
+def evoray_cause(error: BaseException | None) -> EvorayError | None:
+    """The first EvorayError in a chain of Ray's and Python's causes."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        cause = getattr(error, "cause", None)
+        for candidate in (cause, error):
+            # Ray's wrapper also is an instance of its cause's class, without its fields.
+            if isinstance(candidate, EvorayError) and not isinstance(candidate, RayTaskError):
+                return candidate
+        seen.append(error)
+        failures: Sequence[BaseException] = list(getattr(error, "worker_failures", {}).values())
+        inner = next((found for found in map(evoray_cause, failures) if found is not None), None)
+        if inner is not None:
+            return inner
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None
+
+
+class _Runner:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
