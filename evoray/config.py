@@ -1,7 +1,7 @@
 """The configuration of a run: one YAML file, frozen and strict.
 
 An unknown key is an error that names the nearest key. Every field carries its unit and its default;
-the defaults are those of the documentation's method page. The same file runs on a laptop and on a
+docs/methods.md gives their reasons. The same file runs on a laptop and on a
 cluster: only `cluster.address` (or `--address`) differs.
 """
 

@@ -22,25 +22,14 @@ from evoray.config import (
 )
 from evoray.engine.choose import Choice, Goal, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
-from evoray.engine.external import open_features, read_all
+from evoray.engine.external import open_features
+from evoray.engine.features import external_goal, gradient_goal, pool_features, ready_proxy
 from evoray.engine.lock import run_lock
 from evoray.engine.round import STATES, Context, play_round, score_arm, scores_facts
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, open_run, start_anew
 from evoray.engine.session import Session, session
-from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
-from evoray.engine.stages import (
-    Features,
-    Pool,
-    Proxy,
-    featurise,
-    fingerprint,
-    identify_model,
-    open_target,
-    read_features,
-    read_pool,
-    score,
-    warm_up_adapter,
-)
+from evoray.engine.shards import PoolTiles, TileSource
+from evoray.engine.stages import fingerprint, identify_model, open_target, read_pool, score
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
@@ -48,7 +37,6 @@ from evoray.errors import ConfigError, SelectionError
 from evoray.evaluation.intervals import bootstrap_mean
 from evoray.models.folder import Folder
 from evoray.models.loading import adapter_fingerprint
-from evoray.pool import split_dev
 from evoray.records import Score
 from evoray.report.markdown import render
 from evoray.report.summary import RunSummary
@@ -151,7 +139,7 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
                 f"k of at most {pool.usable}",
                 "lower selection.k or enlarge the pool",
             )
-        proxy = _proxy(
+        proxy = ready_proxy(
             config.proxy_model, proxy_identity, config.features, config.lora, config.seed, pool, store, events
         )
     return Context(
@@ -166,24 +154,6 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
         model_identity=identity,
         proxy=proxy,
     )
-
-
-def _proxy(
-    model: str,
-    identity: str,
-    features: FeatureConfig,
-    lora: LoraConfig,
-    seed: int,
-    pool: Pool,
-    storage: Storage,
-    events: Events,
-) -> Proxy:
-    if features.adapter is not None:
-        adapter = Folder.at(features.adapter)
-    else:
-        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, storage, events)
-    weights = adapter_fingerprint(adapter.fetch())
-    return Proxy(model=model, adapter=adapter, identity=fingerprint(model=identity, adapter=weights))
 
 
 def featurize(
@@ -205,28 +175,13 @@ def featurize(
         events = Events(storage, display)
         identity = identify_model(model, events)
         read = read_pool(pool, reading or PoolConfig(), storage, workers, events)
-        found = _pool_features(read, model, identity, settings, seed, storage, workers, events)[1]
+        found = pool_features(read, model, identity, settings, seed, storage, workers, events)[1]
     commits = found.store.commits().values()
     return Featurised(
         path=storage.location(found.store.prefix),
         rows=sum(commit.rows for commit in commits),
         quarantined=read.quarantined + sum(int(commit.facts["quarantined"]) for commit in commits),
     )
-
-
-def _pool_features(
-    pool: Pool,
-    model: str,
-    identity: str,
-    features: FeatureConfig,
-    seed: int,
-    storage: Storage,
-    workers: Session,
-    events: Events,
-) -> tuple[Proxy, Features]:
-    proxy = _proxy(model, identity, features, LoraConfig(), seed, pool, storage, events)
-    found = featurise("pool", pool.rows, pool.fingerprint, pool.units, proxy, features, seed, storage, workers, events)
-    return proxy, found
 
 
 def select(
@@ -265,11 +220,11 @@ def select(
         if features_path is not None:
             source = open_features(features_path)
             if target_features_path is not None:
-                target_ids, goal = _external_goal(target_features_path, seed)
+                target_ids, goal = external_goal(target_features_path, seed)
         elif selector in ("random", "all"):
             source = PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units)
         else:
-            source, target_ids, goal = _gradient_goal(
+            source, target_ids, goal = gradient_goal(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
                 identity, gradients, seed, storage, workers, events,
             )  # fmt: skip
@@ -291,37 +246,6 @@ def _needed(value: Any, flag: str) -> Any:
     if value is None:
         raise ConfigError(f"no {flag}", f"{flag}, or features that were computed before", f"add {flag}")
     return value
-
-
-def _external_goal(path: str, seed: int) -> tuple[list[str], Goal]:
-    """Target features that were computed before: a seeded half to aim at, the other to choose lambda on."""
-    ids, rows_MD = read_all(open_features(path))
-    align, validate = split_dev(len(ids), seed)
-    return [ids[index] for index in align], Goal(align_MD=rows_MD[align], validate_MD=rows_MD[validate])
-
-
-def _gradient_goal(
-    pool: Pool,
-    target: str,
-    model: str,
-    identity: str,
-    features: FeatureConfig,
-    seed: int,
-    storage: Storage,
-    workers: Session,
-    events: Events,
-) -> tuple[TileSource, list[str], Goal]:
-    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
-    proxy, found = _pool_features(pool, model, identity, features, seed, storage, workers, events)
-    rows: dict[str, Any] = {}
-    for name, split in splits.items():
-        one = featurise(
-            name, split.source, split.identity, split.units, proxy, features, seed, storage, workers, events
-        )
-        rows[name] = read_features(one)
-    ids, align_MD = rows["align"]
-    goal = Goal(align_MD=align_MD, validate_MD=rows["validate"][1], weights_M=splits["align"].weights_of(ids))
-    return StoredTiles(store=found.store, units=found.units), ids, goal
 
 
 def train(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from evoray.config import ClusterConfig
 from evoray.errors import ConfigError
@@ -57,29 +60,10 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     joined = ray.is_initialized()
     address = config.address
     if not joined:
-        runtime_env = {"env_vars": worker_environment(config.threads)}
-        try:
-            if address:
-                ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                ray.init(
-                    address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
-                    num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
-                    object_store_memory=config.object_store_mb * 2**20,
-                    include_dashboard=False,
-                    runtime_env=runtime_env,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-        except ConnectionError as error:
-            raise ConfigError(
-                f"cluster.address = {address!r}: {error}",
-                "the address of a running Ray cluster",
-                "start one with `ray start --head`, or leave the address out to run on this machine",
-            ) from error
+        _connect(config)
     try:
         yield Session(
-            workers=config.workers or _default_workers(bool(address) or joined),
+            workers=config.workers or _default_workers(bool(address)),
             threads=config.threads,
             gpus=config.gpus_per_worker,
             attempts=config.unit_attempts,
@@ -87,6 +71,49 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    import ray
+
+    common: dict[str, Any] = {
+        "runtime_env": {"env_vars": worker_environment(config.threads)},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if not config.address:
+        with _muted_stderr():
+            ray.init(
+                address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
+                num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                **common,
+            )
+        return
+    try:
+        ray.init(address=config.address, **common)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"cluster.address = {config.address!r}: {error}",
+            "the address of a running Ray cluster",
+            "start one with `ray start --head`, or leave the address out to run on this machine",
+        ) from error
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Ray's C++ core announces its log level on stderr when it starts; a failure still raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _default_workers(cluster: bool) -> int:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from evoray.engine.remote import in_task
 from evoray.engine.round import Context, score_arm
 from evoray.engine.rundir import Rounds, environment
-from evoray.engine.stages import Pool, Scores, Target, open_target
+from evoray.engine.stages import Features, Pool, Scores, Target, open_target
 from evoray.engine.workers import PoolRows
 from evoray.errors import TargetError
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference
@@ -220,12 +220,16 @@ def _certificates(context: Context, number: int) -> list[Certificate]:
 
 
 def quarantine_counts(context: Context) -> dict[str, int]:
-    """Pool rows set aside, by reason: those of reading, and those of the first round's features."""
+    """Pool rows set aside or cut short, by reason: those of reading, and those of the first round's features."""
     prefixes = [f"quarantine/pool-{context.pool.fingerprint}"]
+    counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
     if context.storage.exists(featurised):
-        prefixes.append(f"quarantine/features-{context.storage.read_json(featurised)['pool']['fingerprint']}")
-    counts: dict[str, int] = {}
+        features = Features.of(context.store, context.storage.read_json(featurised)["pool"])
+        prefixes.append(f"quarantine/features-{features.fingerprint}")
+        truncated = sum(int(commit.facts["truncated"]) for commit in features.store.commits().values())
+        if truncated:
+            counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
     for key in (key for prefix in prefixes for key in context.store.keys(prefix)):
         for reason, count in _counts(context.store.read_table(key, ["reason"])["reason"]).items():
             counts[reason] = counts.get(reason, 0) + count
