@@ -36,7 +36,6 @@ from evoray.engine.trainer import train as train_job
 from evoray.errors import ConfigError, SelectionError
 from evoray.evaluation.intervals import bootstrap_mean
 from evoray.models.folder import Folder
-from evoray.models.loading import adapter_fingerprint
 from evoray.records import Score
 from evoray.report.markdown import render
 from evoray.report.summary import RunSummary
@@ -311,7 +310,7 @@ def evaluate(
         events = Events(storage, display)
         parts = {"model": identify_model(model, events)}
         if folder is not None:
-            parts["adapter"] = adapter_fingerprint(folder.fetch())
+            parts["adapter"] = folder.fingerprint()
         scores = score(
             f"on {split}", rows.source, rows.identity, rows.units, model, fingerprint(**parts), folder, settings,
             max_tokens, storage, workers, events,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evoray.config import SelectionConfig
-from evoray.diversity.energies import Memory
 from evoray.engine.remote import in_task
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of, ray_shards
@@ -21,6 +20,9 @@ from evoray.errors import SelectionError
 from evoray.records import HASH_COLUMN, MESSAGES_COLUMN
 from evoray.selection.picks import Pick
 from evoray.storage import Storage, UnitStore
+
+if TYPE_CHECKING:
+    from evoray.diversity.energies import Memory
 
 Matrix = npt.NDArray[np.float32]
 
@@ -96,7 +98,8 @@ def _evoselect(
     progress: Callable[[int, int], None],
     memory: Memory | None,
 ) -> Choice:
-    from evoray.selection.evoselect import EvoSelectParams, evoselect
+    from evoray.selection.evoselect import evoselect
+    from evoray.selection.evoselect_records import EvoSelectParams
 
     params = EvoSelectParams(
         k=config.k,
@@ -220,17 +223,19 @@ def _as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
     return table
 
 
-def memory_of(features: UnitStore, units: Sequence[int], used: Collection[str], dim: int, seed: int) -> Memory | None:
+def memory_of(features: UnitStore, units: Sequence[int], used: Collection[str], seed: int) -> Memory | None:
     """The diversity state of rows used in earlier rounds, from the current features; None where there are none."""
     if not used:
         return None
-    return in_task(_memory_of, features, list(units), frozenset(used), dim, seed)
+    return in_task(_memory_of, features, list(units), frozenset(used), seed)
 
 
-def _memory_of(features: UnitStore, units: list[int], used: frozenset[str], dim: int, seed: int) -> Memory:
+def _memory_of(features: UnitStore, units: list[int], used: frozenset[str], seed: int) -> Memory:
     import torch
 
+    from evoray.diversity.energies import Memory
     from evoray.diversity.projection import project_rows, projection
+    from evoray.selection.evoselect_records import EvoSelectParams
 
     value_set = pa.array(sorted(used), pa.string())
     pieces = []
@@ -238,7 +243,7 @@ def _memory_of(features: UnitStore, units: list[int], used: frozenset[str], dim:
         table = features.read(features.find(unit), ["id", "feature"])
         pieces.append(table.filter(pc.is_in(table["id"], value_set=value_set)))
     rows = torch.from_numpy(matrix_of(pa.concat_tables(pieces).sort_by("id"))).double()
-    return Memory.of_rows(project_rows(rows, projection(rows.shape[1], dim, seed)))
+    return Memory.of_rows(project_rows(rows, projection(rows.shape[1], EvoSelectParams.diversity_dim, seed)))
 
 
 def draw_control(

@@ -29,8 +29,6 @@ from evoray.engine.trainer import TrainJob, train
 from evoray.engine.workers import PoolRows, TargetRows
 from evoray.errors import SelectionError
 from evoray.models.folder import Folder
-from evoray.models.loading import adapter_fingerprint
-from evoray.selection.evoselect_records import EvoSelectParams
 from evoray.selection.picks import random_key
 from evoray.storage import Storage
 
@@ -124,7 +122,7 @@ def _proxy_of(context: Context, number: int) -> Proxy | None:
     if number == 1 or context.proxy is None or not follows:
         return context.proxy
     adapter = context.adapter(number - 1, "adapter")
-    identity = fingerprint(model=context.model_identity, adapter=adapter_fingerprint(adapter.fetch()))
+    identity = fingerprint(model=context.model_identity, adapter=adapter.fingerprint())
     return Proxy(model=context.config.model, adapter=adapter, identity=identity)
 
 
@@ -163,8 +161,7 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
         ids, align_MD = read_features(features.align)
         _, validate_MD = read_features(features.validate)
         goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
-        dim = EvoSelectParams(k=1).diversity_dim
-        memory = memory_of(features.pool.store, features.pool.units, used, dim, seed)
+        memory = memory_of(features.pool.store, features.pool.units, used, seed)
     with context.events.stage(f"align and select {number}", 1) as stage:
         choice = choose(source, goal, config.selection, seed, context.session, stage.share, used, memory)
     context.storage.write_table(f"{Rounds.prefix(number)}/picks.parquet", picks_table(choice.picks))
@@ -239,7 +236,7 @@ def score_arm(context: Context, target: Target, number: int, arm: str | None) ->
     shown = {None: "untrained model", "adapter": f"round {number}", "control": f"random {number}"}[arm]
     parts = {"model": context.model_identity}
     if adapter is not None:
-        parts["adapter"] = adapter_fingerprint(adapter.fetch())
+        parts["adapter"] = adapter.fingerprint()
     return score(
         f"{shown} on {target.split}", target.source, target.identity, target.units, context.config.model,
         fingerprint(**parts), adapter, context.config.evaluation, context.config.features.max_tokens,

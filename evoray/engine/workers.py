@@ -178,7 +178,7 @@ class _Scorer(UnitWorker):
         self.precision = autocast_dtype(job.config.precision)
 
     def compute(self, unit: int) -> UnitResult:
-        from evoray.evaluation import score_rows
+        from evoray.evaluation.likelihood import score_rows
 
         scores = score_rows(
             self.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,14 @@ class Folder:
         for key in self.storage.keys(self.prefix):
             (target / key.rpartition("/")[2]).write_bytes(self.storage.read(key))
         return str(target)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over an adapter's config, weights and optimiser moments."""
+        digest = hashlib.sha256()
+        for name in ("adapter_config.json", "adapter_model.safetensors", "moments.safetensors"):
+            if self.storage.exists(f"{self.prefix}/{name}"):
+                digest.update(name.encode() + self.storage.read(f"{self.prefix}/{name}"))
+        return digest.hexdigest()
 
     def upload(self, source: Path) -> None:
         """Write every file of a local directory below the prefix."""

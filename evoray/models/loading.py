@@ -107,16 +107,6 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if capability.get("amx_bf16") or capability.get("avx512_bf16") else None
 
 
-def adapter_fingerprint(folder: str | Path) -> str:
-    """SHA-256 over an adapter's config and weights (and its stored optimiser moments)."""
-    digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors", "moments.safetensors"):
-        path = Path(folder) / name
-        if path.is_file():
-            digest.update(name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def model_fingerprint(reference: str) -> str:
     """SHA-256 over a local model's weights and config, or of the name and revision of a hub model."""
     resolved = resolve_model(reference)

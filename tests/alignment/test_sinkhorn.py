@@ -7,10 +7,11 @@ import ot
 import pytest
 import torch
 
-from evoray.alignment import extend, solve
+from evoray.alignment.potentials import extend
 from evoray.alignment.reduction import Array
+from evoray.alignment.sinkhorn import solve
 from evoray.errors import SolverError
-from evoray.selection import LocalShards
+from evoray.selection.local import LocalShards
 from tests.oracles import dense_sinkhorn, entropic_value
 from tests.selection.pools import kept, local, opened, pool_and_target
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from evoray.diversity import EnergyName, Memory, make_energy, moment_of, project_rows, projection, vendi_score
-from evoray.diversity.energies import rowwise_gradient
+from evoray.diversity.energies import EnergyName, Memory, make_energy, moment_of, rowwise_gradient, vendi_score
+from evoray.diversity.projection import project_rows, projection
 from evoray.errors import SelectionError, SolverError
 from tests.oracles import Array, matrix_log, unit_rows, vendi_of_kernel
 

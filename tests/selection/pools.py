@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 
-from evoray.selection import LocalShards, Tile
+from evoray.selection.local import LocalShards
+from evoray.selection.shard import Tile
 from tests.oracles import Array, clustered_rows, unit_rows
 
 torch.set_num_threads(1)

@@ -8,9 +8,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from evoray.diversity import EnergyName, Memory, make_energy
+from evoray.diversity.energies import EnergyName, Memory, make_energy
 from evoray.errors import SelectionError, SolverError
-from evoray.selection import EvoSelectParams, EvoSelectResult, LocalShards, Tile, evoselect
+from evoray.selection.evoselect import evoselect
+from evoray.selection.evoselect_records import EvoSelectParams, EvoSelectResult
+from evoray.selection.local import LocalShards
+from evoray.selection.shard import Tile
 from tests.oracles import (
     Array,
     dense_sinkhorn,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from evoray.errors import SelectionError
-from evoray.selection import everything, random_order, random_pick, random_to_tokens
+from evoray.selection.everything import everything
+from evoray.selection.random import random_order, random_pick, random_to_tokens
 from tests.selection.pools import local, pool_and_target
 
 X, _ = pool_and_target(0, 50, 3)
