@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from evoray import run
-from evoray.config import build_config
+from evoray.config import RunConfig, apply_override, build_config
 from evoray.engine.session import session
 from evoray.evaluation.intervals import paired_difference_seeds
 from evoray.report.display import Display
@@ -37,8 +37,7 @@ def main() -> None:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     pool = _mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)
-    config = build_config({"pool": str(pool), "target": "-", **_settings(options)})
-    with session(config.cluster):  # one Ray for all cells
+    with session(_config(options.targets[0], options.seeds[0], pool, options).cluster):  # one Ray for all cells
         for seed in options.seeds:
             for target in options.targets:
                 _run_cell(target, seed, pool, options)
@@ -55,15 +54,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=500)
     parser.add_argument("--set", nargs="*", default=[], help="config keys that differ from the defaults: none")
     return parser.parse_args()
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    from evoray.config import apply_override
-
-    data: dict[str, Any] = {}
-    for text in options.set:
-        apply_override(data, text)
-    return data
 
 
 def _mix_pool(folder: Path, path: Path, rows_per_file: int) -> Path:
@@ -91,23 +81,29 @@ def _target_folder(name: str, options: argparse.Namespace) -> Path:
     return folder
 
 
+def _config(target: str, seed: int, pool: Path, options: argparse.Namespace) -> RunConfig:
+    data: dict[str, Any] = {
+        "pool": str(pool),
+        "target": str(_target_folder(target, options)),
+        "out": str(options.out / f"{target}-{seed}"),
+        "store": str(options.out / "store"),
+        "rounds": 1,
+        "seed": seed,
+        # One proxy for all seeds: the split of dev, the control's draw and the trainings vary with the seed.
+        "features": {"seed": _DATA_SEED},
+    }
+    for text in options.set:
+        apply_override(data, text)
+    return build_config(data)
+
+
 def _run_cell(target: str, seed: int, pool: Path, options: argparse.Namespace) -> None:
     out = options.out / f"{target}-{seed}"
     cells = {(cell["target"], cell["seed"], cell["arm"]) for cell in _cells(options)}
     if all((target, seed, arm) in cells for arm in ("base", "random", "evoselect")):
         return
     Console(stderr=True).print(f"[bold]{target}, seed {seed}[/bold]")
-    config = build_config(
-        {
-            "pool": str(pool),
-            "target": str(_target_folder(target, options)),
-            "out": str(out),
-            "store": str(options.out / "store"),
-            "rounds": 1,
-            "seed": seed,
-            **_settings(options),
-        }
-    )
+    config = _config(target, seed, pool, options)
     result = run(config, display=Display(Console(stderr=True)), command="benchmarks/mixed_pool.py")
     aligned = json.loads((out / "rounds/0001/aligned.json").read_text())
     names = {"base": "base", "random 1": "random", "round 1": "evoselect"}

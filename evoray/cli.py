@@ -182,9 +182,9 @@ def evaluate(
 @app.command()
 def report(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run.")]) -> None:
     """Print the report of a finished run as Markdown."""
-    from evoray.pipeline import report as render
+    from evoray.pipeline import read_report
 
-    typer.echo(render(run_dir))
+    typer.echo(read_report(run_dir))
 
 
 @app.command()

@@ -53,6 +53,7 @@ class FeatureConfig(_Section):
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
     batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
     warmup: WarmupConfig = WarmupConfig()
+    seed: int | None = None  # of warm-up and sketch; None: the run's. Runs that share it share features
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
 
 
@@ -146,6 +147,11 @@ class RunConfig(_Section):
     def proxy_model(self) -> str:
         """The model whose gradients are the features."""
         return self.features.model or self.model
+
+    @property
+    def feature_seed(self) -> int:
+        """The seed of the proxy's warm-up and of the sketch."""
+        return self.seed if self.features.seed is None else self.features.seed
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> RunConfig:

@@ -139,7 +139,7 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
                 "lower selection.k or enlarge the pool",
             )
         proxy = ready_proxy(
-            config.proxy_model, proxy_identity, config.features, config.lora, config.seed, pool, store, events
+            config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, store, events
         )
     return Context(
         config=config,
@@ -344,7 +344,7 @@ def status(out: str) -> Mapping[str, Any]:
     }
 
 
-def report(out: str) -> str:
+def read_report(out: str) -> str:
     """The report of a finished run, as Markdown. Raises ConfigError where it is not finished."""
     storage = Storage(out)
     if not storage.exists(SUMMARY):

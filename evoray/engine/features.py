@@ -21,7 +21,6 @@ from evoray.engine.stages import (
     warm_up_adapter,
 )
 from evoray.models.folder import Folder
-from evoray.models.loading import adapter_fingerprint
 from evoray.pool import split_dev
 from evoray.storage import Storage
 
@@ -41,7 +40,7 @@ def ready_proxy(
         adapter = Folder.at(features.adapter)
     else:
         adapter = warm_up_adapter(pool, model, identity, lora, features, seed, storage, events)
-    weights = adapter_fingerprint(adapter.fetch())
+    weights = adapter.fingerprint()
     return Proxy(model=model, adapter=adapter, identity=fingerprint(model=identity, adapter=weights))
 
 

@@ -141,7 +141,7 @@ def _features(context: Context, number: int) -> _RoundFeatures | None:
         for name, (source, identity, units) in sources.items():
             found[name] = featurise(
                 name, source, identity, units, proxy, context.config.features,
-                context.config.seed, context.store, context.session, context.events,
+                context.config.feature_seed, context.store, context.session, context.events,
             )  # fmt: skip
         return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
 

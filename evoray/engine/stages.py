@@ -268,7 +268,7 @@ def featurise(
     identity = fingerprint(
         source=source_identity,
         proxy=proxy.identity,
-        config=config.model_dump(exclude={"warmup", "adapter", "model", "refresh"}),
+        config=config.model_dump(exclude={"warmup", "adapter", "model", "refresh", "seed"}),
         seed=seed,
     )
     store = UnitStore(storage, f"features/{identity}")
