@@ -117,7 +117,14 @@ class FeatureJob:
 class _Featuriser(UnitWorker):
     def __init__(self, job: FeatureJob) -> None:
         from evoray.features.gradient import GradientFeatures
-        from evoray.models.loading import autocast_dtype, load_adapter, load_model, load_tokenizer, to_device
+        from evoray.models.loading import (
+            autocast_dtype,
+            cast_frozen,
+            load_adapter,
+            load_model,
+            load_tokenizer,
+            to_device,
+        )
         from evoray.models.moments import load_moments
 
         folder = job.adapter.fetch()
@@ -130,8 +137,9 @@ class _Featuriser(UnitWorker):
             )
         self.job = job
         self.tokenizer = load_tokenizer(job.model)
-        model = to_device(load_adapter(load_model(job.model), folder))
-        self.features = GradientFeatures(model, job.config.dim, job.seed, moments, autocast_dtype(job.config.precision))
+        precision = autocast_dtype(job.config.precision)
+        model = cast_frozen(to_device(load_adapter(load_model(job.model), folder)), precision)
+        self.features = GradientFeatures(model, job.config.dim, job.seed, moments, precision)
 
     def compute(self, unit: int) -> UnitResult:
         from evoray.features.rows import featurise_rows
@@ -167,15 +175,22 @@ class ScoreJob:
 
 class _Scorer(UnitWorker):
     def __init__(self, job: ScoreJob) -> None:
-        from evoray.models.loading import autocast_dtype, load_adapter, load_model, load_tokenizer, to_device
+        from evoray.models.loading import (
+            autocast_dtype,
+            cast_frozen,
+            load_adapter,
+            load_model,
+            load_tokenizer,
+            to_device,
+        )
 
         model: Any = load_model(job.model)
         if job.adapter is not None:
             model = load_adapter(model, job.adapter.fetch()).merge_and_unload()
         self.job = job
-        self.model = to_device(model)
-        self.tokenizer = load_tokenizer(job.model)
         self.precision = autocast_dtype(job.config.precision)
+        self.model = cast_frozen(to_device(model), self.precision)
+        self.tokenizer = load_tokenizer(job.model)
 
     def compute(self, unit: int) -> UnitResult:
         from evoray.evaluation.likelihood import score_rows

@@ -110,12 +110,12 @@ def _hook(adapted: _Adapted, sink: GradientSink, wide: torch.dtype) -> list[Any]
 
     def backward(delta_BTO: Tensor) -> None:
         delta = delta_BTO.to(wide)
-        scaled = delta * adapted.scaling
         b_OR = layer.lora_B[adapted.adapter].weight.to(wide)
         ax_BTR = adapted.kept.pop("ax").to(wide)
         x_BTI = adapted.kept.pop("x").to(wide)
-        sink(f"{name}.lora_B", scaled.transpose(1, 2) @ ax_BTR)
-        sink(f"{name}.lora_A", (scaled @ b_OR).transpose(1, 2) @ x_BTI)
+        # The scaling multiplies the small factors: delta is the large one.
+        sink(f"{name}.lora_B", delta.transpose(1, 2) @ (ax_BTR * adapted.scaling))
+        sink(f"{name}.lora_A", (delta @ (b_OR * adapted.scaling)).transpose(1, 2) @ x_BTI)
 
     def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         adapted.kept["x"] = inputs[0].detach()

@@ -174,3 +174,20 @@ def _first_line(error: BaseException) -> str:
 def to_device(model: Any) -> Any:
     """The model on this process's accelerator where it has one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cast_frozen(model: Any, precision: torch.dtype | None) -> Any:
+    """Keep the weights of frozen base layers in the autocast type, in place.
+
+    Autocast would cast them to it in every pass, with the same result. Left as they are: adapters, and an LM head
+    that is tied to the embedding (whose output carries the float32 residual stream).
+    """
+    if precision is None:
+        return model
+    embedding = model.get_input_embeddings().weight
+    for name, module in model.named_modules():
+        adapter = "lora_" in name
+        if isinstance(module, torch.nn.Linear) and not adapter and module.weight is not embedding:
+            module.weight.requires_grad_(False)
+            module.weight.data = module.weight.data.to(precision)
+    return model
