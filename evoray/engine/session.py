@@ -41,6 +41,9 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        # Large tensors go back to the system when they are freed: without it glibc keeps them, fragmented.
+        "MALLOC_MMAP_THRESHOLD_": str(2 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
         "TORCH_EXTENSIONS_DIR": str(cache_dir() / "torch_extensions"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
