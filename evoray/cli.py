@@ -90,8 +90,8 @@ def featurize(
         overrides, address, features={"representation": representation, "dim": dim, "max_tokens": max_tokens}
     )
     result = compute(
-        pool, model, out, adapter=adapter, features=settings.features, reading=settings.reading, seed=seed,
-        cluster=settings.cluster, display=_display(),
+        pool, model, out, adapter=adapter, features=settings.features, lora=settings.lora, reading=settings.reading,
+        seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip
     _print({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
 
@@ -121,8 +121,8 @@ def select(
     settings = _sections(overrides, address, selection={"k": k, "selector": selector})
     result = choose(
         pool, target, model, k, out, selector=selector, adapter=adapter, features_path=features,
-        target_features_path=target_features, features=settings.features, selection=settings.selection,
-        reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
+        target_features_path=target_features, features=settings.features, lora=settings.lora,
+        selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip
     shown = {key: result.facts[key] for key in ("selector", "usable", "lambda", "r") if key in result.facts}
     _print({"selected": result.path, "rows": len(result.ids), **shown})

@@ -20,20 +20,20 @@ from evoray.config import (
     SelectionConfig,
     TrainingConfig,
 )
-from evoray.engine.choose import Choice, Goal, choose, picks_table, write_selected
+from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
 from evoray.engine.external import open_features
 from evoray.engine.features import external_goal, gradient_goal, pool_features, ready_proxy
 from evoray.engine.lock import run_lock
 from evoray.engine.round import STATES, Context, play_round, score_arm, scores_facts
-from evoray.engine.rundir import CONFIG, Rounds, check_manifest, open_run, start_anew
+from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import Session, session
 from evoray.engine.shards import PoolTiles, TileSource
 from evoray.engine.stages import fingerprint, identify_model, open_target, read_pool, score
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
-from evoray.errors import ConfigError, SelectionError
+from evoray.errors import ConfigError
 from evoray.evaluation.intervals import bootstrap_mean
 from evoray.models.folder import Folder
 from evoray.records import Score
@@ -130,14 +130,10 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
             "seed": config.seed,
         },
     )
+    if config.selection.selector != "all":
+        check_picks(config.selection.k, config.rounds, pool.usable)
     proxy = None
     if proxied:
-        if config.selection.k > pool.usable:
-            raise SelectionError(
-                f"selection.k = {config.selection.k}, and {pool.usable} usable rows in the pool",
-                f"k of at most {pool.usable}",
-                "lower selection.k or enlarge the pool",
-            )
         proxy = ready_proxy(
             config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, store, events
         )
@@ -162,6 +158,7 @@ def featurize(
     *,
     adapter: str | None = None,
     features: FeatureConfig | None = None,
+    lora: LoraConfig | None = None,
     reading: PoolConfig | None = None,
     seed: int = 0,
     cluster: ClusterConfig | None = None,
@@ -174,7 +171,7 @@ def featurize(
         events = Events(storage, display)
         identity = identify_model(model, events)
         read = read_pool(pool, reading or PoolConfig(), storage, workers, events)
-        found = pool_features(read, model, identity, settings, seed, storage, workers, events)[1]
+        found = pool_features(read, model, identity, settings, lora or LoraConfig(), seed, storage, workers, events)[1]
     commits = found.store.commits().values()
     return Featurised(
         path=storage.location(found.store.prefix),
@@ -195,6 +192,7 @@ def select(
     features_path: str | None = None,
     target_features_path: str | None = None,
     features: FeatureConfig | None = None,
+    lora: LoraConfig | None = None,
     selection: SelectionConfig | None = None,
     reading: PoolConfig | None = None,
     seed: int = 0,
@@ -213,19 +211,21 @@ def select(
         needs_model = features_path is None and selector == "evoselect"
         identity = identify_model(_needed(model, "--model"), events) if needs_model else ""
         read = None if pool is None else read_pool(pool, reading or PoolConfig(), storage, workers, events)
+        if read is not None and features_path is None and selector != "all":
+            check_picks(k, 1, read.usable)
         source: TileSource
         target_ids: list[str] = []
         goal: Goal | None = None
         if features_path is not None:
             source = open_features(features_path)
-            if target_features_path is not None:
-                target_ids, goal = external_goal(target_features_path, seed)
+            if selector == "evoselect":
+                target_ids, goal = external_goal(_needed(target_features_path, "--target-features"), seed)
         elif selector in ("random", "all"):
             source = PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units)
         else:
             source, target_ids, goal = gradient_goal(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                identity, gradients, seed, storage, workers, events,
+                identity, gradients, lora or LoraConfig(), seed, storage, workers, events,
             )  # fmt: skip
         with events.stage("align and select", 1) as stage:
             choice = choose(source, goal, settings, seed, workers, stage.share)
@@ -243,7 +243,11 @@ def _selection(storage: Storage, choice: Choice) -> Selection:
 
 def _needed(value: Any, flag: str) -> Any:
     if value is None:
-        raise ConfigError(f"no {flag}", f"{flag}, or features that were computed before", f"add {flag}")
+        raise ConfigError(
+            f"no {flag}",
+            "--pool, --target and --model, or --features and --target-features that were computed before",
+            f"add {flag}",
+        )
     return value
 
 
@@ -331,7 +335,7 @@ def evaluate(
 
 def status(out: str) -> Mapping[str, Any]:
     """What a run directory holds: the states done in each round, the holder of its lock, the verdict's file."""
-    storage = Storage(out)
+    storage = existing(out)
     if not storage.exists(CONFIG):
         raise ConfigError(f"{storage.uri} without {CONFIG}", "the directory of a run", "check the path")
     rounds = sorted({key.split("/")[1] for key in storage.keys("rounds")})
@@ -346,7 +350,7 @@ def status(out: str) -> Mapping[str, Any]:
 
 def read_report(out: str) -> str:
     """The report of a finished run, as Markdown. Raises ConfigError where it is not finished."""
-    storage = Storage(out)
+    storage = existing(out)
     if not storage.exists(SUMMARY):
         raise ConfigError(
             f"{storage.uri} without {SUMMARY}", "the directory of a finished run", "run `evoray run` again to finish it"

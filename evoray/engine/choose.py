@@ -135,6 +135,17 @@ def _evoselect(
     return Choice(picks=result.picks, facts=facts)
 
 
+def check_picks(k: int, rounds: int, usable: int) -> None:
+    """Raise SelectionError where a pool has fewer usable rows than the rounds choose, k each and none twice."""
+    if k * rounds > usable:
+        shown = f"selection.k = {k}" + (f" in each of {rounds} rounds" if rounds > 1 else "")
+        raise SelectionError(
+            f"{shown}, and {usable} usable rows in the pool",
+            f"k of at most {usable // rounds}",
+            "lower selection.k" + (" or rounds" if rounds > 1 else "") + ", or enlarge the pool",
+        )
+
+
 def picks_table(picks: Sequence[Pick]) -> pa.Table:
     """Picks as a table of PICK_SCHEMA."""
     return pa.Table.from_pylist([asdict(pick) for pick in picks], schema=PICK_SCHEMA)

@@ -49,13 +49,14 @@ def pool_features(
     model: str,
     identity: str,
     features: FeatureConfig,
+    lora: LoraConfig,
     seed: int,
     storage: Storage,
     workers: Session,
     events: Events,
 ) -> tuple[Proxy, Features]:
     """A proxy and its features of a pool; only what is not committed yet is computed."""
-    proxy = ready_proxy(model, identity, features, LoraConfig(), seed, pool, storage, events)
+    proxy = ready_proxy(model, identity, features, lora, seed, pool, storage, events)
     found = featurise("pool", pool.rows, pool.fingerprint, pool.units, proxy, features, seed, storage, workers, events)
     return proxy, found
 
@@ -73,6 +74,7 @@ def gradient_goal(
     model: str,
     identity: str,
     features: FeatureConfig,
+    lora: LoraConfig,
     seed: int,
     storage: Storage,
     workers: Session,
@@ -80,7 +82,7 @@ def gradient_goal(
 ) -> tuple[TileSource, list[str], Goal]:
     """Gradient features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
     splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
-    proxy, found = pool_features(pool, model, identity, features, seed, storage, workers, events)
+    proxy, found = pool_features(pool, model, identity, features, lora, seed, storage, workers, events)
     rows: dict[str, Any] = {}
     for name, split in splits.items():
         one = featurise(

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -59,6 +60,13 @@ def start_anew(storage: Storage) -> None:
         )
     for key in keys:
         storage.delete(key)
+
+
+def existing(out: str) -> Storage:
+    """The storage of a run that is only looked at: a folder that is not there is not created. Raises ConfigError."""
+    if "://" not in out and not Path(out).expanduser().is_dir():
+        raise ConfigError(f"no folder {out}", "the directory of a run", "check the path")
+    return Storage(out)
 
 
 class Rounds:

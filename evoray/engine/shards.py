@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
@@ -24,6 +25,7 @@ from evoray.storage import UnitStore
 
 #: Rows of one tile of an external Parquet file. Fixed: results depend on where tiles begin.
 _EXTERNAL_TILE_ROWS = 4096
+_INLINE_BYTES = 64 * 1024
 
 
 class TileSource(Protocol):
@@ -81,15 +83,21 @@ class ParquetTiles:
         try:
             with open_native(path) as stream:
                 file = pq.ParquetFile(stream)
-                names, rows = set(file.schema_arrow.names), file.metadata.num_rows
+                kinds, rows = {field.name: field.type for field in file.schema_arrow}, file.metadata.num_rows
         except (OSError, pa.ArrowInvalid) as error:
             raise SelectionError(
                 f"features {path}: {error}", "a Parquet file with columns id and feature", "check the path"
             ) from error
-        if not {"id", "feature"} <= names or rows == 0:
+        if not {"id", "feature"} <= set(kinds) or rows == 0:
             raise SelectionError(
-                f"features {path} with columns {', '.join(sorted(names))} and {rows} rows",
+                f"features {path} with columns {', '.join(sorted(kinds))} and {rows} rows",
                 "columns id and feature, at least one row",
+                "write one row a sample: its id, and its feature as a list of floats",
+            )
+        if not _is_list(kinds["feature"]):
+            raise SelectionError(
+                f"features {path} with a column feature of type {kinds['feature']}",
+                "a list of floats in every row",
                 "write one row a sample: its id, and its feature as a list of floats",
             )
         return cls(path=path, rows=rows)
@@ -111,7 +119,12 @@ class ParquetTiles:
                     table = file.read_row_group(group, columns=["id", "feature"])
                     pieces.append(table.slice(max(start - first, 0), stop - max(start, first)))
                 first += rows
-        return pa.concat_tables(pieces)
+        table = pa.concat_tables(pieces)
+        return pa.table({"id": table["id"].cast(pa.string()), "feature": table["feature"]})
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
@@ -120,14 +133,15 @@ def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
     Raises SelectionError for rows of different lengths or without a direction (zero or non-finite).
     """
     column = table["feature"].combine_chunks()
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     values = np.asarray(column.flatten(), dtype=np.float32)
-    if table.num_rows == 0 or values.size % table.num_rows or column.null_count:
+    if lengths and (len(lengths) > 1 or not lengths[0]):
         raise SelectionError(
-            f"{values.size} feature values in {table.num_rows} rows",
+            f"features of {' and '.join(map(str, lengths[:3]))} values",
             "features of one length in every row",
             "write the features again",
         )
-    features_ND = values.reshape(table.num_rows, -1)
+    features_ND = values.reshape(table.num_rows, lengths[0] if lengths else _dim_of(column.type))
     norm_N = np.linalg.norm(features_ND.astype(np.float64), axis=1)
     if not np.isfinite(norm_N).all() or (norm_N == 0).any():
         bad = table["id"][int(np.flatnonzero(~np.isfinite(norm_N) | (norm_N == 0))[0])]
@@ -136,6 +150,11 @@ def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
         )
     unit_ND: npt.NDArray[np.float32] = (features_ND / norm_N[:, None]).astype(np.float32)
     return unit_ND
+
+
+def _dim_of(kind: pa.DataType) -> int:
+    """Length of each list of a type, where the type fixes it: a tile of no rows has a dimension all the same."""
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else 0
 
 
 class _ShardActor:
@@ -152,8 +171,8 @@ class _ShardActor:
         loaded = []
         for index in tiles:
             table = source.read(index)
-            plain = "feature" not in table.column_names or table.num_rows == 0
-            features = np.ones((table.num_rows, 1), np.float32) if plain else matrix_of(table)
+            has_features = "feature" in table.column_names
+            features = matrix_of(table) if has_features else np.ones((table.num_rows, 1), np.float32)
             loaded.append(Tile(index=index, ids=table["id"].to_pylist(), features_ND=torch.from_numpy(features)))
         self.shard = Shard(loaded, n_tiles, excluded)
 
@@ -185,7 +204,9 @@ class RayShards:
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """Run a method of `Shard` on every actor; the results in shard order."""
-        shared = ray.put(args)
+        # Small arguments travel with the call; large ones are stored once for all actors.
+        size = sum(getattr(argument, "nbytes", 0) for argument in args)
+        shared = ray.put(args) if size > _INLINE_BYTES else args
         results: list[Any] = fetch([actor.run.remote(method, shared) for actor in self._actors])
         return results
 

@@ -63,7 +63,7 @@ def run_units(
     pending = [unit for unit in units if unit not in done]
     if not pending:
         return
-    marks = f"{store.prefix}/attempts-{uuid.uuid4().hex[:8]}"
+    marks = f"{store.prefix}/attempt-{uuid.uuid4().hex[:8]}"
     dataset = ray.data.from_items([{"unit": unit} for unit in pending], override_num_blocks=len(pending)).map_batches(
         _UnitActor,
         fn_constructor_args=(factory, store, quarantine, marks, session.attempts, session.threads),
@@ -75,8 +75,9 @@ def run_units(
         if record["error"] is not None:
             raise record["error"]
         stage.advance(1)
-    for key in store.storage.keys(marks):
-        store.storage.delete(key)
+    for key in list(store.storage.keys(store.prefix)):
+        if key.startswith(marks):
+            store.storage.delete(key)
 
 
 class _UnitActor:
@@ -102,7 +103,7 @@ class _UnitActor:
 
     def _run(self, unit: int) -> EvorayError | None:
         storage = self.store.storage
-        marks = (f"{self.marks}/unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
+        marks = (f"{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
         if not any(storage.create(mark, b"") for mark in marks):
             return StageError(
                 f"unit {unit} of {self.store.prefix} ended its worker {self.attempts} times",

@@ -7,7 +7,7 @@ are loaded once an actor and nothing but unit numbers travels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -117,14 +117,7 @@ class FeatureJob:
 class _Featuriser(UnitWorker):
     def __init__(self, job: FeatureJob) -> None:
         from evoray.features.gradient import GradientFeatures
-        from evoray.models.loading import (
-            autocast_dtype,
-            cast_frozen,
-            load_adapter,
-            load_model,
-            load_tokenizer,
-            to_device,
-        )
+        from evoray.models.loading import autocast_dtype, load_for_inference, load_tokenizer
         from evoray.models.moments import load_moments
 
         folder = job.adapter.fetch()
@@ -138,7 +131,7 @@ class _Featuriser(UnitWorker):
         self.job = job
         self.tokenizer = load_tokenizer(job.model)
         precision = autocast_dtype(job.config.precision)
-        model = cast_frozen(to_device(load_adapter(load_model(job.model), folder)), precision)
+        model = load_for_inference(job.model, folder, precision)
         self.features = GradientFeatures(model, job.config.dim, job.seed, moments, precision)
 
     def compute(self, unit: int) -> UnitResult:
@@ -175,21 +168,12 @@ class ScoreJob:
 
 class _Scorer(UnitWorker):
     def __init__(self, job: ScoreJob) -> None:
-        from evoray.models.loading import (
-            autocast_dtype,
-            cast_frozen,
-            load_adapter,
-            load_model,
-            load_tokenizer,
-            to_device,
-        )
+        from evoray.models.loading import autocast_dtype, load_for_inference, load_tokenizer
 
-        model: Any = load_model(job.model)
-        if job.adapter is not None:
-            model = load_adapter(model, job.adapter.fetch()).merge_and_unload()
+        folder = None if job.adapter is None else job.adapter.fetch()
         self.job = job
         self.precision = autocast_dtype(job.config.precision)
-        self.model = cast_frozen(to_device(model), self.precision)
+        self.model = load_for_inference(job.model, folder, self.precision, merge=True)
         self.tokenizer = load_tokenizer(job.model)
 
     def compute(self, unit: int) -> UnitResult:

@@ -1,14 +1,12 @@
 """One padded pass of a causal model that computes logits only where a supervised token is predicted.
 
-With a vocabulary of V tokens the logits of a whole batch weigh far more than everything else in the pass. The hidden
-states are therefore gathered in front of the output layer, by a hook on it, so that whatever the model does to its
-logits afterwards (soft caps, scaling) still applies.
+With a vocabulary of V tokens the logits of a whole batch weigh far more than everything else in the pass: the hidden
+states are gathered in front of the output layer (`models.loss.gathered_head`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from transformers import PreTrainedModel
 
 from evoray.errors import ModelError
 from evoray.models.chat import Encoded
+from evoray.models.loss import gathered_head
 
 _CHUNK_FLOATS = 1 << 24  # fp32 copies of logits are made 64 MiB at a time
 
@@ -45,11 +44,10 @@ def supervised_losses(
     `predicting_BT` marks n positions t; position t predicts the token at t + 1. `inputs` go to the model as they are
     (attention mask, positions, cache). Raises ModelError where the output layer cannot be found.
     """
-    device = ids_BT.device
-    context: AbstractContextManager[object] = (
-        nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
-    )
-    with _gathered(model, predicting_BT), context:
+    with (
+        gathered_head(model, predicting_BT),
+        torch.autocast(ids_BT.device.type, autocast, enabled=autocast is not None),
+    ):
         output = model(input_ids=ids_BT, **inputs)
     targets_n = ids_BT.roll(-1, dims=1)[predicting_BT]
     logits_nV = output.logits
@@ -60,26 +58,6 @@ def supervised_losses(
             "use a causal language model whose output layer is its output embeddings",
         )
     return _cross_entropy(logits_nV, targets_n), output
-
-
-@contextmanager
-def _gathered(model: PreTrainedModel, predicting_BT: torch.Tensor) -> Iterator[None]:
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ModelError(
-            f"{type(model).__name__} without output embeddings",
-            "a causal language model",
-            "load the model with AutoModelForCausalLM",
-        )
-
-    def gather(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (arguments[0][predicting_BT], *arguments[1:])
-
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _cross_entropy(logits_nV: torch.Tensor, targets_n: torch.Tensor) -> torch.Tensor:

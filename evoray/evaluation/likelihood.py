@@ -19,6 +19,7 @@ from evoray.errors import ModelError
 from evoray.evaluation.forward import padded, predicting, supervised_losses
 from evoray.evaluation.shared_prompt import Family, can_share, family_losses, shared_length, worth_sharing
 from evoray.models.chat import Encoded, encode, encode_choices
+from evoray.models.loss import token_budget_batches
 from evoray.records import Row
 
 Losses = npt.NDArray[np.float64]
@@ -51,7 +52,8 @@ def token_losses(
     supervised = [place for place, one in enumerate(encoded) if True in one.supervised]
     device = next(model.parameters()).device
     with _evaluating(model):
-        for places in _length_batches(encoded, supervised, token_budget):
+        for group in token_budget_batches([len(encoded[place].ids) for place in supervised], token_budget):
+            places = [supervised[index] for index in group]
             batch = [encoded[place] for place in places]
             ids_BT = padded([one.ids for one in batch], pad_id, device)
             seen_BT = padded([[1] * len(one.ids) for one in batch], 0, device)
@@ -145,17 +147,6 @@ def _row_score(row: Row, options: Sequence[Encoded], reference: Losses, option_l
     known = row.answer is not None and all(np.isfinite(scores))
     correct = row.choices[int(np.argmax(scores))] == row.answer if known else None
     return RowScore(id=row.id, loss=loss, correct=correct, choice_scores=scores)
-
-
-def _length_batches(encoded: Sequence[Encoded], places: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Longest first, so that the first member of a batch sets its padded length and memory peaks at the start."""
-    batches: list[list[int]] = []
-    for place in sorted(places, key=lambda place: len(encoded[place].ids), reverse=True):
-        if batches and (len(batches[-1]) + 1) * len(encoded[batches[-1][0]].ids) <= token_budget:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
 
 
 @contextmanager

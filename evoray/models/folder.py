@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from evoray.errors import ModelError
 from evoray.storage import Storage
 
 
@@ -22,7 +23,13 @@ class Folder:
 
     @classmethod
     def at(cls, path: str) -> Folder:
-        """A folder given as a path or URI of its own."""
+        """An adapter folder given as a path or URI of its own. Raises ModelError for a path that is no folder."""
+        if "://" not in path and not Path(path).expanduser().is_dir():
+            raise ModelError(
+                f"adapter {path}: there is no such directory",
+                "a PEFT adapter directory with adapter_config.json and adapter_model.safetensors",
+                "check the path",
+            )
         parent, _, name = str(Storage(path).uri).rpartition("/")
         return cls(storage=Storage(parent), prefix=name)
 

@@ -176,6 +176,15 @@ def to_device(model: Any) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def load_for_inference(reference: str, adapter: str | None, precision: torch.dtype | None, merge: bool = False) -> Any:
+    """A model with an adapter (merged into its weights if asked for), on the device, ready for passes."""
+    model: Any = load_model(reference)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+        model = model.merge_and_unload() if merge else model
+    return cast_frozen(to_device(model), precision)
+
+
 def cast_frozen(model: Any, precision: torch.dtype | None) -> Any:
     """Keep the weights of frozen base layers in the autocast type, in place.
 

@@ -16,6 +16,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evoray.errors import ModelError
+
 
 class Tokens(Protocol):
     """A tokenised sample: `ids` and, for each of them, whether it carries loss."""
@@ -96,10 +98,16 @@ def gathered_head(model: nn.Module, keep_BT: Tensor) -> Iterator[None]:
     """Within it, the model's LM head sees only the positions kept: its logits are [S, V].
 
     Done by a hook on the head's input, so that whatever a model does to its logits afterwards
-    (scaling, soft caps: all elementwise) still happens.
+    (scaling, soft caps: all elementwise) still happens. Raises ModelError for a model without an LM head.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"{type(base).__name__} without output embeddings",
+            "a causal language model",
+            "load the model with AutoModelForCausalLM",
+        )
 
     def gather(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = inputs

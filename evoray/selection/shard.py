@@ -99,6 +99,12 @@ class Shard:
         chosen: dict[int, Rows] = {}
         for index, tile in self._tiles.items():
             usable_N, features_ND = self._usable[index], tile.features_ND
+            if len(tile.ids) and features_ND.shape[1] != target_MD.shape[1]:
+                raise SelectionError(
+                    f"pool features of {features_ND.shape[1]} dimensions, target features of {target_MD.shape[1]}",
+                    "features of one proxy and one dim for both",
+                    "compute both with the same model, adapter, seed and features.dim",
+                )
             position_N = torch.arange(len(tile.ids))
             if rows is not None:
                 position_N = torch.tensor(list(rows.get(index, ())), dtype=torch.int64)

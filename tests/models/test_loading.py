@@ -1,0 +1,91 @@
+"""Loading: clear errors for what is missing, adapters fixed by their seed, frozen weights in the autocast type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from evoray.config import LoraConfig
+from evoray.errors import ModelError
+from evoray.models.loading import (
+    autocast_dtype,
+    cast_frozen,
+    load_adapter,
+    load_for_inference,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+    new_adapter,
+    resolve_model,
+)
+
+
+def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no such directory"):
+        resolve_model(str(tmp_path / "nothing"))
+
+
+def test_an_adapter_without_safetensors_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickled")
+    with pytest.raises(ModelError, match="adapter_model.safetensors"):
+        load_adapter(load_model(str(tiny_model_dir)), str(tmp_path))
+
+
+def test_an_adapter_of_another_shape_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from tests.tiny import build_tiny_model
+
+    wide = build_tiny_model(tmp_path / "wide", hidden_size=64)
+    new_adapter(load_model(str(wide)), LoraConfig(rank=2), 0).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="model of this shape"):
+        load_adapter(load_model(str(tiny_model_dir)), str(tmp_path / "adapter"))
+
+
+def test_a_fresh_adapter_depends_on_its_seed_alone(tiny_model_dir: Path) -> None:
+    def weights(seed: int, noise: int) -> torch.Tensor:
+        torch.manual_seed(noise)
+        adapted = new_adapter(load_model(str(tiny_model_dir)), LoraConfig(rank=2), seed)
+        return torch.cat([p.flatten() for name, p in adapted.named_parameters() if "lora_A" in name])
+
+    assert torch.equal(weights(3, noise=0), weights(3, noise=1))
+    assert not torch.equal(weights(3, noise=0), weights(4, noise=0))
+
+
+def test_frozen_weights_in_the_autocast_type_give_the_logits_that_autocast_gives(tiny_model_dir: Path) -> None:
+    adapted = new_adapter(load_model(str(tiny_model_dir)), LoraConfig(rank=2), 0).eval()
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = adapted(input_ids=ids).logits
+        found = cast_frozen(adapted, torch.bfloat16)(input_ids=ids).logits
+    assert torch.equal(expected, found)
+    assert adapted.get_input_embeddings().weight.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for name, p in adapted.named_parameters() if "lora_" in name)
+
+
+def test_a_merged_adapter_scores_as_the_adapter_does(tiny_model_dir: Path, tmp_path: Path) -> None:
+    adapted = new_adapter(load_model(str(tiny_model_dir)), LoraConfig(rank=2), 0).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path)
+    ids = torch.arange(20, 60)[None]
+    merged = load_for_inference(str(tiny_model_dir), str(tmp_path), None, merge=True)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_precision_float32_is_no_autocast_and_unknown_hardware_is_never_assumed() -> None:
+    assert autocast_dtype("float32") is None
+    assert autocast_dtype("bfloat16") is torch.bfloat16
+    assert autocast_dtype("auto") in (None, torch.bfloat16)
+
+
+def test_a_model_is_known_by_its_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from tests.tiny import build_tiny_model
+
+    same = build_tiny_model(tmp_path / "same")
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    assert model_fingerprint(str(tiny_model_dir)) == model_fingerprint(str(same)) != model_fingerprint(str(other))
+    assert load_tokenizer(str(same)).pad_token_id is not None
