@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from evoray.config import ClusterConfig, load_config
+from evoray.engine.session import Session, session
+from evoray.pipeline import RunResult, run
 from tests.tiny import build_tiny_model
+from tests.tiny_run import write_flawed_task, write_run_config
 
 torch.set_num_threads(1)
 
@@ -16,3 +22,29 @@ torch.set_num_threads(1)
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama and its byte-level tokenizer, built once."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Session]:
+    """One embedded Ray for all tests of this process: sessions that they open use it."""
+    with session(ClusterConfig(workers=2)) as opened:
+        yield opened
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run that was never interrupted."""
+
+    task: Path  # folder of pool.jsonl and target/
+    config: Path
+    out: Path
+    result: RunResult
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, ray_session: Session) -> FinishedRun:
+    """Two rounds on tiny data, made once."""
+    task = write_flawed_task(tmp_path_factory.mktemp("task"))
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    config = write_run_config(task, tiny_model_dir, out)
+    return FinishedRun(task=task, config=config, out=out, result=run(load_config(config)))

@@ -35,11 +35,11 @@ NAMES = [
 #: Parameters of the public functions; those behind the bar are given by name.
 PARAMETERS = {
     "evaluate": "model target out | adapter split evaluation max_tokens seed cluster display",
-    "featurize": "pool model out | adapter features reading seed cluster display",
+    "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_config": "path overrides values",
     "read_report": "out",
     "run": "config | display anew command",
-    "select": "pool target model k out | selector adapter features_path target_features_path features selection "
+    "select": "pool target model k out | selector adapter features_path target_features_path features lora selection "
     "reading seed cluster display",
     "status": "out",
     "train": "data model out | adapter training lora max_tokens steps seed cluster display",

@@ -165,18 +165,22 @@ class _ShardActor:
     ) -> None:
         import torch
 
+        torch.set_num_threads(threads)
+        self.source, self.tiles, self.n_tiles, self.excluded = source, tiles, n_tiles, excluded
+
+    def load(self) -> int:
+        """Read the tiles; their rows. No part of the construction: of that, Ray reports failures as text alone."""
+        import torch
+
         from evoray.selection.shard import Shard, Tile
 
-        torch.set_num_threads(threads)
         loaded = []
-        for index in tiles:
-            table = source.read(index)
+        for index in self.tiles:
+            table = self.source.read(index)
             has_features = "feature" in table.column_names
             features = matrix_of(table) if has_features else np.ones((table.num_rows, 1), np.float32)
             loaded.append(Tile(index=index, ids=table["id"].to_pylist(), features_ND=torch.from_numpy(features)))
-        self.shard = Shard(loaded, n_tiles, excluded)
-
-    def rows(self) -> int:
+        self.shard = Shard(loaded, self.n_tiles, self.excluded)
         count: int = self.shard.n_rows
         return count
 
@@ -190,7 +194,7 @@ class RayShards:
     def __init__(self, actors: Sequence[Any], n_tiles: int) -> None:
         self._actors = list(actors)
         self._n_tiles = n_tiles
-        self._n_rows: int = sum(fetch([actor.rows.remote() for actor in self._actors]))
+        self._n_rows: int = sum(fetch([actor.load.remote() for actor in self._actors]))
 
     @property
     def n_rows(self) -> int:

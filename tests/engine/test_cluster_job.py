@@ -1,0 +1,124 @@
+"""A job on a cluster of two nodes chooses the rows that the embedded run chooses."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import FinishedRun
+from tests.processes import ended, free_port, marked
+from tests.source_tree import ROOT
+from tests.tiny_run import write_run_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+_RAY = str(Path(sys.executable).with_name("ray"))
+_SECONDS = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where jobs are sent, and the environment that holds the token."""
+
+    dashboard: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head and a second node, started in different folders, that want a token and listen on this machine alone."""
+    folder, port, dashboard = tmp_path_factory.mktemp("cluster"), free_port(), free_port()
+    # Sockets below it have short names only where its own is short.
+    with tempfile.TemporaryDirectory(prefix="evo-") as short, marked() as mark:
+        environment = {
+            **os.environ,
+            **mark,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        environment.pop("RAY_ADDRESS", None)
+        head = [
+            "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--ray-client-server-port=0", f"--temp-dir={short}",
+        ]  # fmt: skip
+        nodes = [
+            start_node("head", head, folder, environment),
+            start_node("second", [f"--address=127.0.0.1:{port}"], folder, environment),
+        ]
+        try:
+            wait_for_nodes(2, f"127.0.0.1:{port}", nodes, folder, environment)
+            yield Cluster(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment)
+        finally:
+            for process in nodes[::-1]:
+                process.terminate()
+            for process in nodes:
+                process.wait(60)
+            stopped = ended(mark, 60.0)
+        assert stopped, "a node left processes behind"
+
+
+def start_node(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    (folder / name).mkdir()
+    with (folder / f"{name}.txt").open("wb") as log:
+        return subprocess.Popen(
+            [
+                _RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=3", "--disable-usage-stats",
+                f"--object-store-memory={100 * 2**20}", f"--dashboard-agent-listen-port={free_port()}",
+                f"--metrics-export-port={free_port()}", *arguments,
+            ],
+            cwd=folder / name, env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def wait_for_nodes(
+    count: int, address: str, nodes: list[subprocess.Popen[bytes]], folder: Path, environment: dict[str, str]
+) -> None:
+    look = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print(len(ray.nodes()))"
+    deadline = time.monotonic() + _SECONDS / 3
+    while time.monotonic() < deadline:
+        done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True)
+        if done.returncode == 0 and int(done.stdout.split()[-1]) == count:
+            return
+        logs = {path.name: path.read_text() for path in folder.glob("*.txt")}
+        assert all(psutil.pid_exists(node.pid) and node.poll() is None for node in nodes), logs
+        time.sleep(2)
+    raise AssertionError({path.name: path.read_text() for path in folder.glob("*.txt")})
+
+
+def test_a_submitted_job_selects_the_rows_of_the_embedded_run(
+    cluster: Cluster, finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    task = shutil.copytree(finished_run.task, tmp_path / "task")
+    out = tmp_path / "run"
+    config = write_run_config(task, tiny_model_dir, out, rounds=1, evaluation={"control": False})
+    submit = [
+        _RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", str(ROOT / "jobs"), "--",
+        sys.executable, "run_loop.py", str(config), "--out", str(out),
+    ]  # fmt: skip
+    done = subprocess.run(submit, env=cluster.environment, capture_output=True, text=True, timeout=_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = Path("rounds") / "0001" / "selected.parquet"
+    chosen = pq.read_table(out / name)["id"].to_pylist()
+    assert chosen == pq.read_table(finished_run.out / name)["id"].to_pylist()
+
+
+def test_a_client_without_the_token_is_refused(cluster: Cluster) -> None:
+    environment = {**cluster.environment, "RAY_AUTH_TOKEN": "not-the-token"}
+    done = subprocess.run(
+        [_RAY, "job", "list", "--address", cluster.dashboard], env=environment, capture_output=True, timeout=300
+    )
+    assert done.returncode != 0

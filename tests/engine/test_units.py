@@ -1,0 +1,115 @@
+"""Units through real actors: each computed and committed once, and no failure goes on for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from evoray.engine.events import Silent, Stage
+from evoray.engine.session import Session
+from evoray.engine.units import run_units
+from evoray.errors import ModelError, PoolError, StageError
+from evoray.storage import Storage, UnitStore
+from tests.engine.unit_workers import Job, computations
+
+pytestmark = pytest.mark.ray
+
+
+class Steps(Silent):
+    """A display that counts."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, steps: int) -> None:
+        self.done += steps
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> UnitStore:
+    return UnitStore(Storage(tmp_path / "run"), "squares/abc")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    return marks
+
+
+def run(job: Job, store: UnitStore, session: Session, units: int) -> int:
+    """Run units 0 .. units - 1; the steps that the stage showed."""
+    steps = Steps()
+    run_units(range(units), job, store, "quarantine/squares", session, Stage(steps))
+    return steps.done
+
+
+def squares(store: UnitStore) -> dict[int, int]:
+    return {unit: store.read(commit)["square"][0].as_py() for unit, commit in store.commits().items()}
+
+
+def test_only_pending_units_are_computed_and_rows_set_aside_are_kept(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    first = Job(folder=folder, quarantines=(1,))
+    assert run(first, store, ray_session, 3) == 3
+    assert run(Job(folder=folder, quarantines=(4,)), store, ray_session, 5) == 5
+    assert squares(store) == {unit: unit**2 for unit in range(5)}
+    assert [computations(folder, unit) for unit in range(5)] == [1] * 5
+    kept = [store.storage.read_table(key).to_pylist()[0] for key in store.storage.keys("quarantine/squares")]
+    assert [(row["id"], row["reason"], row["row"]) for row in kept] == [("row-1", "odd", 1), ("row-4", "odd", 4)]
+    assert not [key for key in store.storage.keys(store.prefix) if "attempt" in key]
+
+
+def test_finished_units_need_no_actor(store: UnitStore, folder: Path, ray_session: Session) -> None:
+    for unit in range(2):
+        store.commit(unit, pa.table({"square": [unit**2]}))
+    assert run(Job(folder=folder, never_starts=True), store, ray_session, 2) == 2
+
+
+def test_an_error_of_a_worker_reaches_the_driver_as_it_was_raised(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    with pytest.raises(PoolError) as caught:
+        run(Job(folder=folder, raises=0), store, ray_session, 1)
+    assert (caught.value.received, caught.value.expected, caught.value.remedy) == (
+        "a bad unit",
+        "a good one",
+        "mend it",
+    )
+    assert store.commits() == {}
+
+
+def test_a_worker_that_cannot_be_built_fails_the_stage_with_its_own_error(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    with pytest.raises(ModelError, match="a model that is not there"):
+        run(Job(folder=folder, never_starts=True), store, ray_session, 2)
+
+
+def test_a_programming_error_is_reported_with_its_trace(store: UnitStore, folder: Path, ray_session: Session) -> None:
+    with pytest.raises(StageError) as caught:
+        run(Job(folder=folder, breaks=0), store, ray_session, 1)
+    assert "ZeroDivisionError: by zero" in caught.value.received
+    assert "compute" in caught.value.remedy
+
+
+@pytest.mark.slow
+def test_a_unit_that_ends_its_worker_each_time_fails_the_stage_by_name(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    with pytest.raises(StageError) as caught:
+        run(Job(folder=folder, dies=1), store, replace(ray_session, attempts=2), 3)
+    assert "unit 1 of squares/abc ended its worker 2 times" in caught.value.received
+    assert computations(folder, 1) == 2
+    assert run(Job(folder=folder), store, ray_session, 3) == 3, "the next start tries again"
+
+
+@pytest.mark.slow
+def test_a_unit_whose_worker_dies_once_is_computed_again(store: UnitStore, folder: Path, ray_session: Session) -> None:
+    assert run(Job(folder=folder, dies_once=1), store, ray_session, 3) == 3
+    assert squares(store) == {0: 0, 1: 1, 2: 4}
+    assert computations(folder, 1) == 2

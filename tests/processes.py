@@ -1,0 +1,54 @@
+"""Process trees of tests, known by a mark in their environment: what Ray starts leaves its parent's group at once."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psutil
+
+_MARK = "EVORAY_TEST_MARK"
+
+
+@contextmanager
+def marked() -> Iterator[dict[str, str]]:
+    """Environment variables for processes of a test; whatever carries them is ended with the block."""
+    mark = {_MARK: uuid.uuid4().hex}
+    try:
+        yield mark
+    finally:
+        for process in alive(mark):
+            process.kill()
+
+
+def alive(mark: dict[str, str]) -> list[psutil.Process]:
+    """Running processes that inherited the mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == mark[_MARK] and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def ended(mark: dict[str, str], seconds: float) -> bool:
+    """Whether all of them end by themselves in some time."""
+    deadline = time.monotonic() + seconds
+    while alive(mark):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listened on just now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,378 @@
+"""The command line: every wrong input ends with exit code 2 and says what was wrong, what is right and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evoray import cli
+from evoray.engine.session import Session
+from tests.conftest import FinishedRun
+from tests.engine.test_lock import holder_in
+from tests.tiny_run import write_run_config
+from tests.tiny_task import write_task
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """`evoray` in this process, as its entry point runs it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: object) -> Answer:
+        self._monkeypatch.setattr(sys, "argv", ["evoray", *map(str, arguments)])
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = self._capfd.readouterr()
+        return Answer(code=int(ended.value.code or 0), out=shown.out, err=shown.err)
+
+    def refused(self, *arguments: object) -> str:
+        """The message of a command that ends with exit code 2."""
+        answer = self(*arguments)
+        assert_refusal(answer)
+        return answer.err
+
+    def shown(self, *arguments: object) -> dict[str, Any]:
+        """The facts that a command prints when it succeeds."""
+        answer = self(*arguments)
+        assert answer.code == 0, answer.err
+        facts: dict[str, Any] = json.loads(answer.out)
+        return facts
+
+
+def assert_refusal(answer: Answer) -> None:
+    assert answer.code == 2, answer.err
+    for part in ("error: received: ", "\nexpected: ", "\nto do: "):
+        assert part in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.fixture
+def evoray(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ray_session: Session) -> Command:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return Command(monkeypatch, capfd)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return write_task(tmp_path / "task")
+
+
+@pytest.fixture
+def config(task: Path, tiny_model_dir: Path, tmp_path: Path) -> Path:
+    return write_run_config(task, tiny_model_dir, tmp_path / "run")
+
+
+class TestConfigs:
+    def test_an_unknown_key_is_answered_with_the_nearest(self, evoray: Command, config: Path) -> None:
+        message = evoray.refused("run", config, "--set", "selection.lamda=1")
+        assert "unknown config key 'selection.lamda'" in message
+        assert "did you mean 'lambda'?" in message
+
+    def test_an_unknown_selector_is_answered_with_the_known_ones(
+        self, evoray: Command, config: Path, task: Path, tmp_path: Path
+    ) -> None:
+        assert "one of evoselect, random, all" in evoray.refused("run", config, "--set", "selection.selector=best")
+        message = evoray.refused(
+            "select", "--pool", task / "pool.jsonl", "--k", 2, "--out", tmp_path / "o", "--selector", "randon"
+        )
+        assert "did you mean 'random'?" in message
+
+    def test_a_missing_config_is_named(self, evoray: Command, tmp_path: Path) -> None:
+        assert "no file" in evoray.refused("run", tmp_path / "absent.yaml")
+
+    def test_a_config_that_changed_under_its_run_is_shown_line_by_line(
+        self, evoray: Command, config: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run").mkdir()
+        evoray.refused("run", config, "--set", "pool=/absent.jsonl", "--seed", 1)  # leaves the config of a run behind
+        message = evoray.refused("run", config, "--set", "pool=/absent.jsonl", "--seed", 2)
+        assert "seed: 1 -> 2" in message
+        assert "--anew" in message
+
+    def test_a_run_directory_in_use_is_refused_with_its_holder(
+        self, evoray: Command, config: Path, tmp_path: Path
+    ) -> None:
+        holder = holder_in(tmp_path / "run")
+        try:
+            assert f"process {holder.pid}" in evoray.refused("run", config)
+        finally:
+            holder.kill()
+            holder.wait()
+
+
+class TestPools:
+    def refusal(self, evoray: Command, config: Path, task: Path, content: bytes | None, name: str) -> str:
+        if content is not None:
+            (task / name).write_bytes(content)
+        return evoray.refused("run", config, "--set", f"pool={task / name}")
+
+    def test_a_missing_one_is_named(self, evoray: Command, config: Path, task: Path) -> None:
+        assert "absent.jsonl" in self.refusal(evoray, config, task, None, "absent.jsonl")
+
+    def test_a_corrupt_file_is_named(self, evoray: Command, config: Path, task: Path) -> None:
+        message = self.refusal(evoray, config, task, b"PAR1 and then nothing of the kind", "broken.parquet")
+        assert "broken.parquet" in message
+
+    def test_an_empty_one_is_refused(self, evoray: Command, config: Path, task: Path) -> None:
+        assert "no rows" in self.refusal(evoray, config, task, b"", "empty.jsonl")
+
+    def test_columns_of_no_known_layout_are_listed(self, evoray: Command, config: Path, task: Path) -> None:
+        message = self.refusal(evoray, config, task, b"question_text,reply_text\na,b\n", "odd.csv")
+        assert "question_text" in message
+        assert "instruction" in message
+
+    def test_too_many_unusable_rows_stop_the_run_and_their_reasons_are_kept(
+        self, evoray: Command, config: Path, task: Path, tmp_path: Path
+    ) -> None:
+        rows = (task / "pool.jsonl").read_bytes()[:2000] + b'\n{"instruction": "", "output": ""}' * 9
+        message = self.refusal(evoray, config, task, rows, "poor.jsonl")
+        assert "reading.max_quarantined" in message
+        assert list((tmp_path / "run" / "quarantine").rglob("*.parquet"))
+
+    def test_more_picks_than_usable_rows_are_refused_before_any_feature_is_computed(
+        self, evoray: Command, config: Path, task: Path, tiny_model_dir: Path, tmp_path: Path
+    ) -> None:
+        message = evoray.refused("run", config, "--set", "selection.k=61", "--set", "rounds=1")
+        assert "selection.k = 61, and 60 usable rows" in message
+        assert not (tmp_path / "run" / "features").exists()
+        assert not (tmp_path / "run" / "warmup").exists()
+        message = evoray.refused(
+            "select", "--pool", task / "pool.jsonl", "--target", task / "target", "--model", tiny_model_dir,
+            "--k", 61, "--out", tmp_path / "selected",
+        )  # fmt: skip
+        assert "60 usable rows" in message
+        assert not (tmp_path / "selected" / "features").exists()
+        assert not (tmp_path / "selected" / "warmup").exists()
+
+    def test_rounds_that_together_need_more_rows_than_there_are_are_refused_before_the_first(
+        self, evoray: Command, config: Path, tmp_path: Path
+    ) -> None:
+        message = evoray.refused("run", config, "--set", "selection.k=31")
+        assert "selection.k = 31 in each of 2 rounds, and 60 usable rows" in message
+        assert not (tmp_path / "run" / "warmup").exists()
+
+
+class TestTargets:
+    def test_an_empty_one_is_refused(self, evoray: Command, config: Path, task: Path) -> None:
+        for path in (task / "target").iterdir():
+            path.write_text("")
+        assert "align.jsonl" in evoray.refused("run", config)
+
+    def test_a_missing_one_is_named(self, evoray: Command, config: Path, task: Path) -> None:
+        shutil.rmtree(task / "target")
+        assert f"{task}/target" in evoray.refused("run", config)
+
+    def test_a_folder_without_split_files_is_explained(self, evoray: Command, config: Path, task: Path) -> None:
+        (task / "target" / "align.jsonl").rename(task / "target" / "rows.jsonl")
+        assert "dev" in evoray.refused("run", config)
+
+
+class TestModels:
+    def test_a_missing_directory_is_named_before_the_pool_is_read(
+        self, evoray: Command, config: Path, tmp_path: Path
+    ) -> None:
+        message = evoray.refused("run", config, "--set", "model=/absent/model")
+        assert "'/absent/model'" in message
+        assert not (tmp_path / "run" / "pool").exists()
+
+    def test_a_hub_id_that_cannot_be_had_is_named_before_the_pool_is_read(
+        self, evoray: Command, config: Path, tmp_path: Path
+    ) -> None:
+        assert "'nobody/nothing'" in evoray.refused("run", config, "--set", "model=nobody/nothing")
+        assert not (tmp_path / "run" / "pool").exists()
+
+    def test_a_folder_that_holds_no_model_is_named(self, evoray: Command, config: Path, tmp_path: Path) -> None:
+        (tmp_path / "hollow").mkdir()
+        assert "hollow" in evoray.refused("run", config, "--set", f"model={tmp_path / 'hollow'}")
+
+    def test_a_missing_adapter_is_named_and_not_created(
+        self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path
+    ) -> None:
+        common = ("--model", tiny_model_dir, "--adapter", tmp_path / "absent")
+        message = evoray.refused("featurize", "--pool", task / "pool.jsonl", "--out", tmp_path / "f", *common)
+        assert "adapter_config.json" in message
+        message = evoray.refused("evaluate", "--target", task / "target", *common)
+        assert "adapter_config.json" in message
+        assert not (tmp_path / "absent").exists()
+
+
+class TestFeatureFiles:
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Path:
+        pq.write_table(pa.table({"id": ["a", "b"], "feature": [[1.0, 0.0], [0.0, 1.0]]}), tmp_path / "target.parquet")
+        return tmp_path / "target.parquet"
+
+    def refusal(self, evoray: Command, table: pa.Table, target: Path, k: int) -> str:
+        path = target.with_name("features.parquet")
+        pq.write_table(table, path)
+        return evoray.refused(
+            "select", "--features", path, "--target-features", target, "--k", k, "--out", target.with_name("out")
+        )
+
+    def test_a_missing_column_is_refused(self, evoray: Command, target: Path) -> None:
+        assert "columns id and feature" in self.refusal(evoray, pa.table({"id": ["a"]}), target, 1)
+
+    def test_a_row_that_is_not_a_number_is_refused(self, evoray: Command, target: Path) -> None:
+        table = pa.table({"id": ["a", "nan-row"], "feature": [[1.0, 0.0], [float("nan"), 0.0]]})
+        assert "id nan-row" in self.refusal(evoray, table, target, 1)
+
+    def test_more_picks_than_rows_are_refused(self, evoray: Command, target: Path) -> None:
+        table = pa.table({"id": ["a", "b"], "feature": [[1.0, 0.0], [0.0, 1.0]]})
+        assert "k = 3, and 2 usable rows" in self.refusal(evoray, table, target, 3)
+
+    def test_another_dimension_than_the_target_has_is_refused(self, evoray: Command, target: Path) -> None:
+        table = pa.table({"id": ["a", "b"], "feature": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]})
+        assert "3" in self.refusal(evoray, table, target, 1)
+
+    def test_features_without_those_of_the_target_are_refused(self, evoray: Command, target: Path) -> None:
+        message = evoray.refused("select", "--features", target, "--k", 1, "--out", target.with_name("out"))
+        assert "--target-features" in message
+
+
+class TestRunDirectories:
+    def test_a_folder_without_a_run_is_refused(self, evoray: Command, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        evoray.refused("status", tmp_path / "folder")
+        evoray.refused("report", tmp_path / "folder")
+
+    def test_a_path_that_is_not_there_is_not_created_by_a_look_at_it(self, evoray: Command, tmp_path: Path) -> None:
+        evoray.refused("status", tmp_path / "absent")
+        evoray.refused("report", tmp_path / "absent")
+        assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.slow
+class TestProcesses:
+    """What only a process of its own shows: its exit code, and everything that it writes."""
+
+    def end_of(self, *arguments: object) -> Answer:
+        done = subprocess.run(
+            [sys.executable, "-m", "evoray.cli", *map(str, arguments)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        return Answer(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def test_a_missing_model_ends_with_a_message_and_nothing_else(self, config: Path) -> None:
+        answer = self.end_of("run", config, "--set", "model=/absent/model")
+        assert_refusal(answer)
+        assert answer.out == ""
+
+    def test_an_unknown_key_ends_with_a_message_and_nothing_else(self, config: Path) -> None:
+        answer = self.end_of("run", config, "--set", "round=3")
+        assert_refusal(answer)
+        assert answer.err.startswith("error: received: ")
+
+    def test_a_cluster_that_does_not_answer_is_named(self, config: Path) -> None:
+        answer = self.end_of("run", config, "--address", "127.0.0.1:1")
+        assert_refusal(answer)
+        assert "127.0.0.1:1" in answer.err
+
+
+@pytest.mark.slow
+class TestCommands:
+    """Every command once on tiny data."""
+
+    def test_report_and_status_show_a_finished_run(self, evoray: Command, finished_run: FinishedRun) -> None:
+        answer = evoray("report", finished_run.out)
+        assert answer.code == 0
+        assert answer.out.strip() == (finished_run.out / "report.md").read_text().strip()
+        facts = evoray.shown("status", finished_run.out)
+        assert facts["finished"] is True
+        assert facts["rounds"]["2"][-1] == "control_evaluated"
+        assert facts["lock"] is None
+
+    def test_featurize_and_select_from_what_it_wrote(
+        self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path
+    ) -> None:
+        settings = ("--set", "lora.rank=2", "--set", "features.warmup.rows=8", "--set", "cluster.workers=2")
+        pool = evoray.shown(
+            "featurize", "--pool", task / "pool.jsonl", "--model", tiny_model_dir, "--out", tmp_path / "f",
+            "--dim", 64, *settings,
+        )  # fmt: skip
+        assert (pool["rows"], pool["quarantined"]) == (60, 0)
+        (adapter,) = (tmp_path / "f" / "warmup").iterdir()
+        target = evoray.shown(
+            "featurize", "--pool", task / "target" / "align.jsonl", "--model", tiny_model_dir, "--out", tmp_path / "t",
+            "--dim", 64, "--adapter", adapter, *settings,
+        )  # fmt: skip
+        chosen = evoray.shown(
+            "select", "--features", pool["features"], "--target-features", target["features"],
+            "--pool", task / "pool.jsonl", "--k", 5, "--out", tmp_path / "s", "--set", "selection.steps=4",
+            "--set", "selection.lambda=0.3", "--set", "selection.r=0.5",
+        )  # fmt: skip
+        assert (chosen["rows"], chosen["usable"], chosen["lambda"], chosen["r"]) == (5, 60, 0.3, 0.5)
+        table = pq.read_table(chosen["selected"])
+        assert table.column_names == [
+            "id", "source", "instruction", "output", "evoray_rank", "evoray_weight", "evoray_potential",
+            "evoray_similarity", "evoray_nearest", "evoray_round",
+        ]  # fmt: skip
+        assert table["evoray_rank"].to_pylist() == [0, 1, 2, 3, 4]
+        assert all(name.startswith("align-") for name in table["evoray_nearest"].to_pylist())
+
+    def test_select_from_a_pool_and_a_target(
+        self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path
+    ) -> None:
+        chosen = evoray.shown(
+            "select", "--pool", task / "pool.jsonl", "--target", task / "target", "--model", tiny_model_dir,
+            "--k", 4, "--out", tmp_path / "s", "--set", "selection.steps=3", "--set", "features.dim=64",
+            "--set", "selection.lambda=0.3", "--set", "selection.r=0.5", "--set", "features.warmup.rows=8",
+        )  # fmt: skip
+        rows = pq.read_table(chosen["selected"]).to_pylist()
+        assert len({row["id"] for row in rows}) == 4
+        assert json.loads((tmp_path / "s" / "selection.json").read_text())["usable"] == 60
+
+    def test_random_selection_needs_no_model(self, evoray: Command, task: Path, tmp_path: Path) -> None:
+        def ids(seed: int) -> list[str]:
+            chosen = evoray.shown(
+                "select", "--pool", task / "pool.jsonl", "--selector", "random", "--k", 4,
+                "--out", tmp_path / f"s{seed}", "--seed", seed,
+            )  # fmt: skip
+            table = pq.read_table(chosen["selected"])
+            assert {"instruction", "output", "source", "evoray_rank"} <= set(table.column_names)
+            found: list[str] = table["id"].to_pylist()
+            return found
+
+        assert ids(1) != ids(2)
+
+    def test_train_and_evaluate_with_what_it_wrote(
+        self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path
+    ) -> None:
+        trained = evoray.shown(
+            "train", "--data", task / "target" / "align.jsonl", "--model", tiny_model_dir, "--out", tmp_path / "m",
+            "--set", "lora.rank=2", "--set", "training.epochs=2", "--set", "training.workers=1",
+        )  # fmt: skip
+        assert (trained["rows"], trained["steps"]) == (12, 4)
+        assert {path.name for path in Path(trained["adapter"]).iterdir()} >= {
+            "adapter_config.json", "adapter_model.safetensors", "moments.safetensors", "training.json",
+        }  # fmt: skip
+        facts = evoray.shown(
+            "evaluate", "--model", tiny_model_dir, "--adapter", trained["adapter"], "--target", task / "target",
+            "--split", "test", "--out", tmp_path / "deep" / "score.json",
+        )  # fmt: skip
+        assert facts["rows"] == 12
+        assert facts["loss_low"] <= facts["loss"] <= facts["loss_high"]
+        assert 0 <= facts["accuracy"] <= 1
+        assert json.loads((tmp_path / "deep" / "score.json").read_text()) == facts

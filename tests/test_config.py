@@ -1,0 +1,119 @@
+"""The configuration: strict, with errors that name the key and the nearest known one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from evoray.config import RunConfig, apply_override, build_config, difference, load_config
+from evoray.errors import ConfigError
+
+MINIMAL = {"pool": "p", "target": "t"}
+
+
+def refusal(data: dict[str, Any]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        build_config(data)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "near"),
+    [
+        ({"selektion": {}}, "selektion", "selection"),
+        ({"selection": {"lamda": 1}}, "selection.lamda", "lambda"),
+        ({"features": {"warmup": {"row": 1}}}, "features.warmup.row", "rows"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(data: dict[str, Any], key: str, near: str) -> None:
+    error = refusal({**MINIMAL, **data})
+    assert repr(key) in error.received
+    assert near in error.expected
+    assert error.remedy == f"did you mean {near!r}?"
+
+
+def test_a_value_of_the_wrong_type_is_shown_with_its_key() -> None:
+    error = refusal({**MINIMAL, "selection": {"k": "many"}})
+    assert error.received == "selection.k = 'many'"
+
+
+def test_a_value_out_of_range_is_shown_with_its_bound() -> None:
+    error = refusal({**MINIMAL, "rounds": 0})
+    assert error.received == "rounds = 0"
+    assert "1" in error.expected
+
+
+def test_a_missing_key_is_named() -> None:
+    assert "'target'" in refusal({"pool": "p"}).received
+
+
+def test_an_unknown_selector_lists_the_known_ones() -> None:
+    error = refusal({**MINIMAL, "selection": {"selector": "evoslect"}})
+    assert "evoselect, random, all" in error.expected
+    assert "'evoselect'" in error.remedy
+
+
+def test_overrides_reach_nested_keys_and_are_read_as_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    config = load_config(path, ["selection.k=7", "selection.lambda=0.25", "training.from=base"], seed=3, out="o")
+    assert (config.selection.k, config.selection.lam, config.training.start_from) == (7, 0.25, "base")
+    assert (config.seed, config.out) == (3, "o")
+
+
+@pytest.mark.parametrize("text", ["selection.k", "=3", "pool.k=1", "selection.k=[1"])
+def test_an_override_that_cannot_be_applied_is_quoted(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_override(dict(MINIMAL), text)
+    assert text in caught.value.received
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs" / "my-model").mkdir(parents=True)
+    path = tmp_path / "configs" / "config.yaml"
+    path.write_text(yaml.safe_dump({"pool": ["a.jsonl", "s3://bucket/b"], "target": "/abs/t", "model": "my-model"}))
+    monkeypatch.chdir(tmp_path)
+    config = load_config("configs/config.yaml")
+    assert config.pool == (str(tmp_path / "configs" / "a.jsonl"), "s3://bucket/b")
+    assert config.target == "/abs/t"
+    assert config.model == str(tmp_path / "configs" / "my-model")
+
+
+def test_a_model_without_a_folder_of_its_name_stays_a_hub_id(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "model": "org/name"}))
+    assert load_config(path).model == "org/name"
+
+
+@pytest.mark.parametrize(("text", "part"), [("a: [", "config.yaml"), ("- 1", "list"), ("", "NoneType")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert part in caught.value.received
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_a_config_is_frozen_and_survives_its_own_dump() -> None:
+    config = build_config({**MINIMAL, "selection": {"lambda": 0.5}, "training": {"from": "base"}})
+    assert build_config(config.model_dump(by_alias=True, mode="json")) == config
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_the_difference_of_two_configs_shows_each_changed_key() -> None:
+    old = RunConfig(**MINIMAL).model_dump()
+    new = build_config({**MINIMAL, "selection": {"k": 5}, "seed": 1}).model_dump()
+    assert difference(old, new) == ["seed: 0 -> 1", "selection.k: 96 -> 5"]
+    assert difference(old, old) == []

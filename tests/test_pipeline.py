@@ -1,0 +1,167 @@
+"""Whole runs on tiny data: what they leave, that they repeat, and that killing them at any point changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from evoray.config import load_config
+from evoray.engine.round import STATES
+from evoray.pipeline import run
+from tests.conftest import FinishedRun
+from tests.processes import alive, ended, marked
+from tests.tiny_run import FLAWS, ROUNDS, features_of, outcome, results, unit_files, write_run_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+_SECONDS = 900.0  # for one start of a run to reach its next record, on a machine that does other things too
+
+
+def test_a_run_leaves_a_record_of_every_transition_and_the_promised_files(finished_run: FinishedRun) -> None:
+    out = finished_run.out
+    for number in range(1, ROUNDS + 1):
+        folder = out / "rounds" / f"{number:04d}"
+        assert [state for state in STATES if not (folder / f"{state}.json").exists()] == []
+        assert load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert (out / "report.md").read_text().startswith("#")
+    best = json.loads((out / "best" / "best.json").read_text())
+    assert best["round"] == finished_run.result.best
+    if best["round"]:
+        chosen = out / "rounds" / f"{best['round']:04d}" / "adapter" / "adapter_model.safetensors"
+        assert (out / "best" / "adapter_model.safetensors").read_bytes() == chosen.read_bytes()
+    assert not (out / "lock.json").exists()
+
+
+def test_selected_rows_keep_all_columns_of_the_user_and_no_row_is_chosen_twice(finished_run: FinishedRun) -> None:
+    pool = {row["id"]: row for row in map(json.loads, (finished_run.task / "pool.jsonl").read_text().splitlines())}
+    chosen: list[str] = []
+    for number in range(1, ROUNDS + 1):
+        table = pq.read_table(finished_run.out / "rounds" / f"{number:04d}" / "selected.parquet")
+        for row in table.to_pylist():
+            assert {key: row[key] for key in pool[row["id"]]} == pool[row["id"]]
+            assert row["evoray_round"] == number
+            assert row["evoray_nearest"].startswith("align-")
+        assert table["evoray_rank"].to_pylist() == list(range(8))
+        chosen += table["id"].to_pylist()
+    assert len(set(chosen)) == len(chosen) == 8 * ROUNDS
+
+
+def test_the_summary_has_every_arm_and_counts_the_rows_set_aside_by_reason(finished_run: FinishedRun) -> None:
+    summary = finished_run.result.summary
+    names = [arm.name for arm in summary.arms]
+    assert names == ["base", "random 1", "round 1", "random 2", "round 2"]
+    assert all(arm.steps == 1 and arm.rows == 8 for arm in summary.arms if arm.name.startswith("round"))
+    assert dict(summary.quarantine) == FLAWS
+    assert summary.split == "test"
+    assert json.loads((finished_run.out / "summary.json").read_text()) == summary.to_json()
+
+
+def test_every_unit_has_one_commit_and_one_file(finished_run: FinishedRun) -> None:
+    counts = unit_files(finished_run.out)
+    assert len(counts) > 10
+    assert set(counts.values()) == {(1, 1)}
+
+
+def test_the_same_run_again_does_no_work_and_has_the_same_results(finished_run: FinishedRun) -> None:
+    out = finished_run.out
+    before = results(out)
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("unit-*") if path.is_file()}
+    events = (out / "events.jsonl").read_text()
+    result = run(load_config(finished_run.config))
+    assert result.best == finished_run.result.best
+    assert results(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("unit-*") if path.is_file()} == files
+    added = [json.loads(line) for line in (out / "events.jsonl").read_text().removeprefix(events).splitlines()]
+    assert [event for event in added if event["event"] in ("transition", "trained")] == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "reused"),
+    [(1, 1, ("pool", "warmup")), (2, 3, ("pool", "warmup", "features", "scores"))],
+    ids=["one-worker-one-shard", "three-shards"],
+)
+def test_features_and_picks_do_not_depend_on_workers_and_shards(
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, workers: int, shards: int, reused: tuple[str, ...]
+) -> None:
+    task = shutil.copytree(finished_run.task, tmp_path / "task")
+    out = tmp_path / "run"
+    for name in reused:
+        shutil.copytree(finished_run.out / name, out / name)
+    selection = {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": shards}
+    config = write_run_config(
+        task, tiny_model_dir, out, rounds=1, selection=selection, cluster={"workers": workers},
+        evaluation={"control": False}, training={"epochs": 1, "workers": 1},
+    )  # fmt: skip
+    run(load_config(config))
+    assert features_of(out, 1).equals(features_of(finished_run.out, 1))
+    chosen = Path("rounds") / "0001" / "selected.parquet"
+    assert pq.read_table(out / chosen).equals(pq.read_table(finished_run.out / chosen))
+
+
+ALL = [(number, state) for number in range(1, ROUNDS + 1) for state in STATES]
+FIRST = [*ALL[: len(STATES)], (2, "selected")]
+
+
+@pytest.fixture
+def mark() -> Iterator[dict[str, str]]:
+    with marked() as environment:
+        yield environment
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(FIRST, id="round-1"), pytest.param(ALL, id="all", marks=pytest.mark.soak)]
+)
+def test_killing_the_driver_after_each_transition_changes_nothing(
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], kills: list[tuple[int, str]]
+) -> None:
+    out = tmp_path / "run"
+    config = write_run_config(shutil.copytree(finished_run.task, tmp_path / "task"), tiny_model_dir, out)
+    killed = 0
+    for number, state in kills:
+        record = out / "rounds" / f"{number:04d}" / f"{state}.json"
+        if not record.exists():
+            process = start(config, mark)
+            wait_for(record, process, tmp_path)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+    assert killed > len(kills) // 2, "most transitions were cut off one by one"
+    last = start(config, mark)
+    assert last.wait(_SECONDS) == 0, (tmp_path / "errors.txt").read_text()
+    undisturbed = outcome(finished_run.out)
+    for name, value in outcome(out).items():
+        assert value == undisturbed[name], name
+    assert set(unit_files(out).values()) == {(1, 1)}
+    assert ended(mark, 60.0), [process.cmdline() for process in alive(mark)]
+
+
+def start(config: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`evoray run` in a session of its own, as a shell would start it."""
+    with (config.parent.parent / "errors.txt").open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "evoray.cli", "run", str(config)],
+            env={**os.environ, **mark},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+
+
+def wait_for(record: Path, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Until the record is there. Fails where the process ends before."""
+    deadline = time.monotonic() + _SECONDS
+    while not record.exists():
+        assert process.poll() is None, f"ended before {record.name}: {(folder / 'errors.txt').read_text()}"
+        assert time.monotonic() < deadline, f"no {record.name} in time"
+        time.sleep(0.02)

@@ -1,0 +1,82 @@
+"""A tiny run with every kind of unusable row in its pool, and what of it must come out the same again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evoray.storage import Storage, UnitStore
+from tests.tiny_task import write_config, write_task
+
+#: Reasons, as the summary counts them, of the rows that `write_flawed_task` adds.
+FLAWS = {"empty response": 1, "too long": 1, "not text": 1, "duplicate content": 2}
+ROUNDS = 2
+
+
+def write_flawed_task(folder: Path) -> Path:
+    """A tiny task whose rows carry a column of the user's, and whose pool has unusable rows."""
+    write_task(folder)
+    path = folder / "pool.jsonl"
+    rows = [{**json.loads(line), "note": f"note {place}"} for place, line in enumerate(path.read_text().splitlines())]
+    text = {"source": "flawed", "note": ""}
+    rows += [
+        {"id": "empty", "instruction": "say nothing", "output": "  ", **text},
+        {"id": "long", "instruction": "say much", "output": "x" * 2000, **text},
+        {"id": "number", "instruction": "say it", "output": {"a": 1}, **text},
+        {**rows[4], "id": "again-4"},
+        {**rows[5], "id": "again-5"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def write_run_config(folder: Path, model: Path, out: Path, **overrides: Any) -> Path:
+    """A config of the flawed task whose selection has one point, so that it takes seconds."""
+    settings: dict[str, Any] = {
+        "out": str(out),
+        "rounds": ROUNDS,
+        "reading": {"unit_rows": 32, "max_chars": 1000, "max_quarantined": 0.2},
+        "selection": {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5},
+        "cluster": {"workers": 2},
+        **overrides,
+    }
+    return write_config(folder, model, **settings)
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """What a repeated or interrupted run must reproduce: chosen rows, adapters' bytes and the final table."""
+    found: dict[str, Any] = {}
+    for number in range(1, ROUNDS + 1):
+        folder = out / "rounds" / f"{number:04d}"
+        found[f"selected {number}"] = pq.read_table(folder / "selected.parquet")
+        found[f"control {number}"] = pq.read_table(folder / "control.parquet")
+        for arm in ("adapter", "control"):
+            found[f"{arm} {number}"] = (folder / arm / "adapter_model.safetensors").read_bytes()
+    return {**found, **results(out)}
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The summary without what depends on when, where and by which command it was made."""
+    summary = json.loads((out / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key not in ("timings", "versions", "command")}
+
+
+def unit_files(out: Path) -> dict[str, tuple[int, int]]:
+    """(commit records, data files) of every unit in every store of a run directory."""
+    found: dict[str, list[int]] = {}
+    for path in out.rglob("unit-*"):
+        if path.is_file() and path.parent.parent.name in ("pool", "features", "scores"):
+            counts = found.setdefault(f"{path.parent.name}/{path.name.partition('.')[0]}", [0, 0])
+            counts[path.suffix == ".parquet"] += 1
+    return {name: (counts[0], counts[1]) for name, counts in found.items()}
+
+
+def features_of(out: Path, number: int) -> pa.Table:
+    """Features of the pool in a round, in the order of units."""
+    record = json.loads((out / "rounds" / f"{number:04d}" / "featurised.json").read_text())["pool"]
+    store = UnitStore(Storage(out), f"features/{record['fingerprint']}")
+    return pa.concat_tables([store.read(store.find(unit)) for unit in record["units"]])

@@ -1,0 +1,41 @@
+"""Batches are fixed by the seed alone, and the learning rate rises and falls linearly."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evoray.training.order import batches, learning_rate_factor, steps_of
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.integers(1, 60), batch_size=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 1000))
+def test_each_epoch_covers_every_row_once(rows: int, batch_size: int, epochs: int, seed: int) -> None:
+    steps = steps_of(rows, batch_size, epochs)
+    plan = batches(rows, batch_size, steps, seed)
+    assert len(plan) == steps
+    share = steps // epochs
+    for epoch in range(epochs):
+        seen = [index for batch in plan[epoch * share : (epoch + 1) * share] for index in batch]
+        assert sorted(seen) == list(range(rows))
+    assert all(1 <= len(batch) <= batch_size for batch in plan)
+
+
+def test_the_first_steps_of_a_longer_training_are_those_of_a_shorter_one() -> None:
+    assert batches(10, 4, 9, seed=1)[:5] == batches(10, 4, 5, seed=1)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    plan = batches(50, 50, 2, seed=1)
+    assert plan[0] != plan[1]
+    assert plan[0] != batches(50, 50, 1, seed=2)[0]
+
+
+@pytest.mark.parametrize(("share", "rising"), [(0.0, 0), (0.1, 2), (0.5, 10)])
+def test_the_learning_rate_rises_to_one_and_then_falls_by_equal_steps(share: float, rising: int) -> None:
+    factors = [learning_rate_factor(step, 20, share) for step in range(20)]
+    assert factors[rising] == max(factors) == 1.0
+    assert factors[:rising] == pytest.approx([(step + 1) / (rising + 1) for step in range(rising)])
+    assert factors[rising:] == pytest.approx([1 - step / (20 - rising) for step in range(20 - rising)])
+    assert min(factors) > 0.0
