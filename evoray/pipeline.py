@@ -27,9 +27,9 @@ from evoray.engine.features import external_goal, gradient_goal, pool_features, 
 from evoray.engine.lock import run_lock
 from evoray.engine.round import STATES, Context, play_round, score_arm, scores_facts
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
-from evoray.engine.session import Session, session
+from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles, TileSource
-from evoray.engine.stages import fingerprint, identify_model, open_target, read_pool, score
+from evoray.engine.stages import Checkpoint, Site, identify_model, open_target, read_pool, score
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
@@ -91,9 +91,10 @@ def run(
         if anew:
             start_anew(storage)
         open_run(storage, config)
-        events = Events(storage, display)
         with session(config.cluster) as workers:
-            context = _prepare(config, storage, workers, events)
+            store = storage if config.store is None else Storage(config.store)
+            site = Site(storage=store, session=workers, events=Events(storage, display))
+            context = _prepare(config, storage, site)
             untrained = context.rounds.step(
                 0, "evaluated", lambda: scores_facts(score_arm(context, context.validate, 0, None))
             )
@@ -107,24 +108,23 @@ def run(
     return RunResult(out=storage.uri, best=best, summary=summary)
 
 
-def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Events) -> Context:
+def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
     """Read pool and target, pin the identity of all inputs, warm the proxy up."""
     units = config.reading.unit_rows
     listed = config.evaluation.list_options
-    identity = identify_model(config.model, events)
+    identity = identify_model(config.model, site.events)
     proxied = config.selection.selector == "evoselect"
     same = config.proxy_model == config.model
-    proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, events)
+    proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, site.events)
     align = open_target(config.target, "align", config.seed, units, listed)
     validate = open_target(config.target, "validate", config.seed, units, listed)
-    store = storage if config.store is None else Storage(config.store)
-    pool = read_pool(config.pool, config.reading, store, workers, events)
+    pool = read_pool(config.pool, config.reading, site)
     check_manifest(
         storage,
         {
             "pool": pool.fingerprint,
-            "align": align.identity,
-            "validate": validate.identity,
+            "align": align.source.identity,
+            "validate": validate.source.identity,
             "model": identity,
             "proxy": proxy_identity,
             "seed": config.seed,
@@ -135,14 +135,12 @@ def _prepare(config: RunConfig, storage: Storage, workers: Session, events: Even
     proxy = None
     if proxied:
         proxy = ready_proxy(
-            config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, store, events
+            config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, site
         )
     return Context(
         config=config,
         storage=storage,
-        store=store,
-        session=workers,
-        events=events,
+        site=site,
         pool=pool,
         align=align,
         validate=validate,
@@ -168,10 +166,10 @@ def featurize(
     settings = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
-        events = Events(storage, display)
-        identity = identify_model(model, events)
-        read = read_pool(pool, reading or PoolConfig(), storage, workers, events)
-        found = pool_features(read, model, identity, settings, lora or LoraConfig(), seed, storage, workers, events)[1]
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        identity = identify_model(model, site.events)
+        read = read_pool(pool, reading or PoolConfig(), site)
+        found = pool_features(read, model, identity, settings, lora or LoraConfig(), seed, site)[1]
     commits = found.store.commits().values()
     return Featurised(
         path=storage.location(found.store.prefix),
@@ -207,10 +205,10 @@ def select(
     gradients = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
-        events = Events(storage, display)
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
         needs_model = features_path is None and selector == "evoselect"
-        identity = identify_model(_needed(model, "--model"), events) if needs_model else ""
-        read = None if pool is None else read_pool(pool, reading or PoolConfig(), storage, workers, events)
+        identity = identify_model(_needed(model, "--model"), site.events) if needs_model else ""
+        read = None if pool is None else read_pool(pool, reading or PoolConfig(), site)
         if read is not None and features_path is None and selector != "all":
             check_picks(k, 1, read.usable)
         source: TileSource
@@ -225,9 +223,9 @@ def select(
         else:
             source, target_ids, goal = gradient_goal(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                identity, gradients, lora or LoraConfig(), seed, storage, workers, events,
+                identity, gradients, lora or LoraConfig(), seed, site,
             )  # fmt: skip
-        with events.stage("align and select", 1) as stage:
+        with site.events.stage("align and select", 1) as stage:
             choice = choose(source, goal, settings, seed, workers, stage.share)
         units = () if read is None else read.units
         rows = None if read is None else read.rows
@@ -269,9 +267,9 @@ def train(
     storage = Storage(out)
     folder = Folder(storage=storage, prefix="adapter")
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
-        events = Events(storage, display)
-        identify_model(model, events)
-        read_pool(data, PoolConfig(), storage, workers, events)  # refuses unusable data before workers start
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        identify_model(model, site.events)
+        read_pool(data, PoolConfig(), site)  # refuses unusable data before workers start
         job = TrainJob(
             data=data if isinstance(data, str) else tuple(data),
             model=model,
@@ -284,7 +282,7 @@ def train(
             seed=seed,
             threads=workers.threads,
         )
-        with events.stage("train", 0) as stage:
+        with site.events.stage("train", 0) as stage:
             facts = train_job(job, workers, stage)
     return Trained(path=storage.location(folder.prefix), facts=facts)
 
@@ -310,15 +308,10 @@ def evaluate(
     settings = evaluation or EvaluationConfig()
     with session(cluster or ClusterConfig()) as workers:
         rows = open_target(target, split, seed, 64, settings.list_options)  # type: ignore[arg-type]
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
         folder = None if adapter is None else Folder.at(adapter)
-        events = Events(storage, display)
-        parts = {"model": identify_model(model, events)}
-        if folder is not None:
-            parts["adapter"] = folder.fingerprint()
-        scores = score(
-            f"on {split}", rows.source, rows.identity, rows.units, model, fingerprint(**parts), folder, settings,
-            max_tokens, storage, workers, events,
-        )  # fmt: skip
+        checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
+        scores = score(f"on {split}", rows, checkpoint, settings, max_tokens, site)
     answered = [float(correct) for correct in scores.correct if correct is not None]
     loss = bootstrap_mean(scores.loss, seed=0)
     accuracy = bootstrap_mean(answered, seed=0) if answered else (None, None, None)

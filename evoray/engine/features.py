@@ -6,23 +6,20 @@ from typing import Any
 
 from evoray.config import FeatureConfig, LoraConfig
 from evoray.engine.choose import Goal
-from evoray.engine.events import Events
 from evoray.engine.external import open_features, read_all
-from evoray.engine.session import Session
 from evoray.engine.shards import StoredTiles, TileSource
 from evoray.engine.stages import (
+    Checkpoint,
     Features,
     Pool,
-    Proxy,
+    Site,
     featurise,
-    fingerprint,
     open_target,
     read_features,
     warm_up_adapter,
 )
 from evoray.models.folder import Folder
 from evoray.pool import split_dev
-from evoray.storage import Storage
 
 
 def ready_proxy(
@@ -32,16 +29,14 @@ def ready_proxy(
     lora: LoraConfig,
     seed: int,
     pool: Pool,
-    storage: Storage,
-    events: Events,
-) -> Proxy:
+    site: Site,
+) -> Checkpoint:
     """The model whose gradients are features: with the adapter of the config, or with one warmed up on the pool."""
     if features.adapter is not None:
         adapter = Folder.at(features.adapter)
     else:
-        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, storage, events)
-    weights = adapter.fingerprint()
-    return Proxy(model=model, adapter=adapter, identity=fingerprint(model=identity, adapter=weights))
+        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, site)
+    return Checkpoint.of(model, identity, adapter)
 
 
 def pool_features(
@@ -51,13 +46,11 @@ def pool_features(
     features: FeatureConfig,
     lora: LoraConfig,
     seed: int,
-    storage: Storage,
-    workers: Session,
-    events: Events,
-) -> tuple[Proxy, Features]:
+    site: Site,
+) -> tuple[Checkpoint, Features]:
     """A proxy and its features of a pool; only what is not committed yet is computed."""
-    proxy = ready_proxy(model, identity, features, lora, seed, pool, storage, events)
-    found = featurise("pool", pool.rows, pool.fingerprint, pool.units, proxy, features, seed, storage, workers, events)
+    proxy = ready_proxy(model, identity, features, lora, seed, pool, site)
+    found = featurise("pool", pool.source, proxy, features, seed, site)
     return proxy, found
 
 
@@ -76,19 +69,14 @@ def gradient_goal(
     features: FeatureConfig,
     lora: LoraConfig,
     seed: int,
-    storage: Storage,
-    workers: Session,
-    events: Events,
+    site: Site,
 ) -> tuple[TileSource, list[str], Goal]:
     """Gradient features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
     splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
-    proxy, found = pool_features(pool, model, identity, features, lora, seed, storage, workers, events)
+    proxy, found = pool_features(pool, model, identity, features, lora, seed, site)
     rows: dict[str, Any] = {}
     for name, split in splits.items():
-        one = featurise(
-            name, split.source, split.identity, split.units, proxy, features, seed, storage, workers, events
-        )
-        rows[name] = read_features(one)
+        rows[name] = read_features(featurise(name, split.source, proxy, features, seed, site))
     ids, align_MD = rows["align"]
     goal = Goal(align_MD=align_MD, validate_MD=rows["validate"][1], weights_M=splits["align"].weights_of(ids))
     return StoredTiles(store=found.store, units=found.units), ids, goal

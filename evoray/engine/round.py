@@ -20,13 +20,10 @@ from evoray.engine.choose import (
     token_sum,
     write_selected,
 )
-from evoray.engine.events import Events
 from evoray.engine.rundir import Rounds
-from evoray.engine.session import Session
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
-from evoray.engine.stages import Features, Pool, Proxy, Scores, Target, featurise, fingerprint, read_features, score
+from evoray.engine.stages import Checkpoint, Features, Pool, Scores, Site, Target, featurise, read_features, score
 from evoray.engine.trainer import TrainJob, train
-from evoray.engine.workers import PoolRows, TargetRows
 from evoray.errors import SelectionError
 from evoray.models.folder import Folder
 from evoray.selection.picks import random_key
@@ -50,19 +47,17 @@ class Context:
 
     config: RunConfig
     storage: Storage  # the run directory
-    store: Storage  # what is named by fingerprint and may be shared with other runs
-    session: Session
-    events: Events
+    site: Site  # its storage holds what is named by fingerprint and may be shared with other runs
     pool: Pool
     align: Target
     validate: Target
     model_identity: str  # of the learner's base weights
-    proxy: Proxy | None  # after the warm-up; None where the selector needs no features
+    proxy: Checkpoint | None  # after the warm-up; None where the selector needs no features
 
     @property
     def rounds(self) -> Rounds:
         """The records."""
-        return Rounds(self.storage, self.events)
+        return Rounds(self.storage, self.site.events)
 
     def seed_of(self, number: int, purpose: str) -> int:
         """A seed of its own for each purpose and round."""
@@ -116,14 +111,12 @@ class _RoundFeatures:
     validate: Features
 
 
-def _proxy_of(context: Context, number: int) -> Proxy | None:
+def _proxy_of(context: Context, number: int) -> Checkpoint | None:
     """The proxy of a round: warmed up at first, then the model as trained so far, if features follow it."""
     follows = context.config.features.refresh == "each_round" and context.config.features.model is None
     if number == 1 or context.proxy is None or not follows:
         return context.proxy
-    adapter = context.adapter(number - 1, "adapter")
-    identity = fingerprint(model=context.model_identity, adapter=adapter.fingerprint())
-    return Proxy(model=context.config.model, adapter=adapter, identity=identity)
+    return Checkpoint.of(context.config.model, context.model_identity, context.adapter(number - 1, "adapter"))
 
 
 def _features(context: Context, number: int) -> _RoundFeatures | None:
@@ -131,22 +124,16 @@ def _features(context: Context, number: int) -> _RoundFeatures | None:
     if proxy is None:
         return None
     found: dict[str, Features] = {}
-    sources: dict[str, tuple[PoolRows | TargetRows, str, tuple[int, ...]]] = {
-        "pool": (context.pool.rows, context.pool.fingerprint, context.pool.units),
-        "align": (context.align.source, context.align.identity, context.align.units),
-        "validate": (context.validate.source, context.validate.identity, context.validate.units),
-    }
+    config, seed = context.config.features, context.config.feature_seed
+    sources = {"pool": context.pool.source, "align": context.align.source, "validate": context.validate.source}
 
     def work() -> dict[str, Any]:
-        for name, (source, identity, units) in sources.items():
-            found[name] = featurise(
-                name, source, identity, units, proxy, context.config.features,
-                context.config.feature_seed, context.store, context.session, context.events,
-            )  # fmt: skip
+        for name, source in sources.items():
+            found[name] = featurise(name, source, proxy, config, seed, context.site)
         return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
 
     record = context.rounds.step(number, "featurised", work)
-    return _RoundFeatures(**{name: Features.of(context.store, record[name]) for name in sources})
+    return _RoundFeatures(**{name: Features.of(context.site.storage, record[name]) for name in sources})
 
 
 def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
@@ -162,8 +149,8 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
         _, validate_MD = read_features(features.validate)
         goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
         memory = memory_of(features.pool.store, features.pool.units, used, seed)
-    with context.events.stage(f"align and select {number}", 1) as stage:
-        choice = choose(source, goal, config.selection, seed, context.session, stage.share, used, memory)
+    with context.site.events.stage(f"align and select {number}", 1) as stage:
+        choice = choose(source, goal, config.selection, seed, context.site.session, stage.share, used, memory)
     context.storage.write_table(f"{Rounds.prefix(number)}/picks.parquet", picks_table(choice.picks))
     return dict(choice.facts)
 
@@ -197,12 +184,12 @@ def _train(context: Context, number: int, arm: str, steps: int | None) -> dict[s
         max_tokens=config.features.max_tokens,
         steps=steps,
         seed=context.seed_of(number, "train"),
-        threads=context.session.threads,
+        threads=context.site.session.threads,
     )
     label = "random rows" if arm == "control" else "selected rows"
-    with context.events.stage(f"train on {label} {number}", 0) as stage:
-        facts = train(job, context.session, stage)
-    context.events.write("trained", round=number, arm=arm, **facts)
+    with context.site.events.stage(f"train on {label} {number}", 0) as stage:
+        facts = train(job, context.site.session, stage)
+    context.site.events.write("trained", round=number, arm=arm, **facts)
     return facts
 
 
@@ -234,14 +221,9 @@ def score_arm(context: Context, target: Target, number: int, arm: str | None) ->
     """Scores of the untrained model (arm None) or of a round's model on a split."""
     adapter = None if arm is None else context.adapter(number, arm)
     shown = {None: "untrained model", "adapter": f"round {number}", "control": f"random {number}"}[arm]
-    parts = {"model": context.model_identity}
-    if adapter is not None:
-        parts["adapter"] = adapter.fingerprint()
-    return score(
-        f"{shown} on {target.split}", target.source, target.identity, target.units, context.config.model,
-        fingerprint(**parts), adapter, context.config.evaluation, context.config.features.max_tokens,
-        context.store, context.session, context.events,
-    )  # fmt: skip
+    model = Checkpoint.of(context.config.model, context.model_identity, adapter)
+    evaluation, max_tokens = context.config.evaluation, context.config.features.max_tokens
+    return score(f"{shown} on {target.split}", target, model, evaluation, max_tokens, context.site)
 
 
 def scores_facts(scores: Scores) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from evoray.engine.session import Session
 from evoray.engine.shards import matrix_of
 from evoray.engine.units import run_units
 from evoray.engine.workers import DUPLICATES, FeatureJob, PoolRows, ReadJob, ScoreJob, TargetRows
-from evoray.errors import PoolError
+from evoray.errors import ModelError, PoolError
 from evoray.models.folder import Folder
 from evoray.pool import Split, find_duplicates, plan_units, pool_fingerprint, read_target_split
 from evoray.records import HASH_COLUMN, Quarantined, UnitSpan
@@ -38,6 +38,24 @@ from evoray.storage import Storage, UnitStore
 def fingerprint(**parts: Any) -> str:
     """16 hex digits over JSON values: equal inputs have equal names, in every process."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a stage works: the storage of its results, the actors it may use, and whom it tells."""
+
+    storage: Storage
+    session: Session
+    events: Events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows in units, read by whoever needs them, with the fingerprint of their content."""
+
+    rows: PoolRows | TargetRows
+    units: tuple[int, ...]
+    identity: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +75,25 @@ class Pool:
         """Reads the usable rows of a unit."""
         return PoolRows(store=self.store)
 
+    @property
+    def source(self) -> Source:
+        """The usable rows."""
+        return Source(rows=self.rows, units=self.units, identity=self.fingerprint)
 
-def read_pool(
-    path: str | Sequence[str], config: PoolConfig, storage: Storage, session: Session, events: Events
-) -> Pool:
+
+def read_pool(path: str | Sequence[str], config: PoolConfig, site: Site) -> Pool:
     """Read, validate and normalise the pool, set unusable rows aside, find duplicates.
 
     Raises PoolError for a pool that cannot be read, is empty, or of which too much is unusable.
     """
     spans, content = in_task(_plan, path, config.unit_rows)
     identity = fingerprint(content=content, unit_rows=config.unit_rows, max_chars=config.max_chars)
+    storage = site.storage
     store = UnitStore(storage, f"pool/{identity}")
     units = tuple(span.unit for span in spans)
-    with events.stage("read pool", len(units)) as stage:
+    with site.events.stage("read pool", len(units)) as stage:
         job = ReadJob(spans=tuple(spans), max_chars=config.max_chars)
-        run_units(units, job, store, f"quarantine/pool-{identity}", session, stage)
+        run_units(units, job, store, f"quarantine/pool-{identity}", site.session, stage)
         if not storage.exists(f"{store.prefix}/{DUPLICATES}"):
             in_task(_write_duplicates, store, f"quarantine/pool-{identity}")
     commits = store.commits().values()
@@ -79,7 +101,7 @@ def read_pool(
     quarantined = sum(int(commit.facts["quarantined"]) for commit in commits)
     duplicates = storage.read_table(f"{store.prefix}/{DUPLICATES}", ["row"]).num_rows
     usable = read - quarantined - duplicates
-    events.write("pool", read=read, usable=usable, quarantined=quarantined, duplicates=duplicates)
+    site.events.write("pool", read=read, usable=usable, quarantined=quarantined, duplicates=duplicates)
     if quarantined > config.max_quarantined * read or usable == 0:
         raise PoolError(
             f"{quarantined} of {read} rows cannot be used",
@@ -151,8 +173,7 @@ def warm_up_adapter(
     lora: LoraConfig,
     config: FeatureConfig,
     seed: int,
-    storage: Storage,
-    events: Events,
+    site: Site,
 ) -> Folder:
     """The proxy's adapter after a short fine-tune on random pool rows; made once for equal inputs."""
     identity = fingerprint(
@@ -164,9 +185,10 @@ def warm_up_adapter(
         precision=config.precision,
         seed=seed,
     )
+    storage = site.storage
     folder = Folder(storage=storage, prefix=f"warmup/{identity}")
     steps = -(-config.warmup.rows // config.warmup.batch_size)
-    with events.stage("warm up proxy", steps) as stage:
+    with site.events.stage("warm up proxy", steps) as stage:
         if storage.exists(f"{folder.prefix}/done.json"):
             stage.advance(steps)
             return folder
@@ -244,48 +266,47 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proxy:
-    """The model and adapter whose gradients are taken, with the identity of their weights."""
+class Checkpoint:
+    """A model with an adapter (or none), and the fingerprint of their weights."""
 
     model: str
-    adapter: Folder
+    adapter: Folder | None
     identity: str
 
+    @classmethod
+    def of(cls, model: str, model_identity: str, adapter: Folder | None = None) -> Checkpoint:
+        """Read the adapter's weights for their fingerprint."""
+        parts = (
+            {"model": model_identity}
+            if adapter is None
+            else {"model": model_identity, "adapter": adapter.fingerprint()}
+        )
+        return cls(model=model, adapter=adapter, identity=fingerprint(**parts))
 
-def featurise(
-    name: str,
-    source: PoolRows | TargetRows,
-    source_identity: str,
-    units: Sequence[int],
-    proxy: Proxy,
-    config: FeatureConfig,
-    seed: int,
-    storage: Storage,
-    session: Session,
-    events: Events,
-) -> Features:
+
+def featurise(name: str, source: Source, proxy: Checkpoint, config: FeatureConfig, seed: int, site: Site) -> Features:
     """Features of every unit of a source; only what is not committed yet is computed."""
+    if proxy.adapter is None:
+        raise ModelError("a proxy without an adapter", "LoRA weights to take gradients of", "warm one up first")
     identity = fingerprint(
-        source=source_identity,
+        source=source.identity,
         proxy=proxy.identity,
         config=config.model_dump(exclude={"warmup", "adapter", "model", "refresh", "seed"}),
         seed=seed,
     )
-    store = UnitStore(storage, f"features/{identity}")
-    with events.stage(f"featurise {name}", len(units), fingerprint=identity) as stage:
-        job = FeatureJob(source=source, model=proxy.model, adapter=proxy.adapter, config=config, seed=seed)
-        run_units(units, job, store, f"quarantine/features-{identity}", session, stage)
-    return Features(fingerprint=identity, store=store, units=tuple(units))
+    store = UnitStore(site.storage, f"features/{identity}")
+    with site.events.stage(f"featurise {name}", len(source.units), fingerprint=identity) as stage:
+        job = FeatureJob(source=source.rows, model=proxy.model, adapter=proxy.adapter, config=config, seed=seed)
+        run_units(source.units, job, store, f"quarantine/features-{identity}", site.session, stage)
+    return Features(fingerprint=identity, store=store, units=source.units)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One split of the target: its rows in units, its identity and the rows' weights."""
+    """One split of the target: its rows, their number and their weights."""
 
     split: Split
-    source: TargetRows
-    units: tuple[int, ...]
-    identity: str
+    source: Source
     weights: Mapping[str, float]  # of rows that have another weight than 1
     rows: int
 
@@ -299,9 +320,11 @@ def open_target(path: str, split: Split, seed: int, unit_rows: int, list_options
     count, content, weights = in_task(_describe_target, path, split, seed)
     return Target(
         split=split,
-        source=TargetRows(path=path, split=split, seed=seed, unit_rows=unit_rows, list_options=list_options),
-        units=tuple(range(-(-count // unit_rows))),
-        identity=fingerprint(content=content, unit_rows=unit_rows, list_options=list_options),
+        source=Source(
+            rows=TargetRows(path=path, split=split, seed=seed, unit_rows=unit_rows, list_options=list_options),
+            units=tuple(range(-(-count // unit_rows))),
+            identity=fingerprint(content=content, unit_rows=unit_rows, list_options=list_options),
+        ),
         weights=weights,
         rows=count,
     )
@@ -331,28 +354,20 @@ class Scores:
 
 
 def score(
-    name: str,
-    source: TargetRows,
-    source_identity: str,
-    units: Sequence[int],
-    model: str,
-    model_identity: str,
-    adapter: Folder | None,
-    config: EvaluationConfig,
-    max_tokens: int,
-    storage: Storage,
-    session: Session,
-    events: Events,
+    name: str, target: Target, model: Checkpoint, config: EvaluationConfig, max_tokens: int, site: Site
 ) -> Scores:
     """Score a model on a split; equal (model, adapter, rows, settings) are scored once."""
+    source = target.source
     identity = fingerprint(
-        source=source_identity, model=model_identity, config=config.model_dump(), max_tokens=max_tokens
+        source=source.identity, model=model.identity, config=config.model_dump(), max_tokens=max_tokens
     )
-    store = UnitStore(storage, f"scores/{identity}")
-    with events.stage(f"evaluate {name}", len(units), fingerprint=identity) as stage:
-        job = ScoreJob(source=source, model=model, adapter=adapter, config=config, max_tokens=max_tokens)
-        run_units(units, job, store, f"quarantine/scores-{identity}", session, stage)
+    store = UnitStore(site.storage, f"scores/{identity}")
+    with site.events.stage(f"evaluate {name}", len(source.units), fingerprint=identity) as stage:
+        job = ScoreJob(
+            source=source.rows, model=model.model, adapter=model.adapter, config=config, max_tokens=max_tokens
+        )
+        run_units(source.units, job, store, f"quarantine/scores-{identity}", site.session, stage)
     commits = store.commits()
-    table = pa.concat_tables([store.read(commits[unit], ["id", "loss", "correct"]) for unit in units])
+    table = pa.concat_tables([store.read(commits[unit], ["id", "loss", "correct"]) for unit in source.units])
     columns: Mapping[str, list[Any]] = table.to_pydict()
     return Scores(ids=tuple(columns["id"]), loss=tuple(columns["loss"]), correct=tuple(columns["correct"]))

@@ -47,7 +47,7 @@ def final_target(context: Context) -> Target:
     try:
         return open_target(config.target, "test", config.seed, config.reading.unit_rows, config.evaluation.list_options)
     except TargetError:
-        context.events.display.note("the target has no test rows: the final table is made on validate")
+        context.site.events.display.note("the target has no test rows: the final table is made on validate")
         return context.validate
 
 
@@ -164,7 +164,7 @@ def _choice(context: Context, number: int) -> Choice:
 def _mean_tokens(context: Context, identity: str) -> float:
     from evoray.storage import UnitStore
 
-    commits = UnitStore(context.store, f"features/{identity}").commits().values()
+    commits = UnitStore(context.site.storage, f"features/{identity}").commits().values()
     return sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
 
 
@@ -225,13 +225,13 @@ def quarantine_counts(context: Context) -> dict[str, int]:
     counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
     if context.storage.exists(featurised):
-        features = Features.of(context.store, context.storage.read_json(featurised)["pool"])
+        features = Features.of(context.site.storage, context.storage.read_json(featurised)["pool"])
         prefixes.append(f"quarantine/features-{features.fingerprint}")
         truncated = sum(int(commit.facts["truncated"]) for commit in features.store.commits().values())
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
-    for key in (key for prefix in prefixes for key in context.store.keys(prefix)):
-        for reason, count in _counts(context.store.read_table(key, ["reason"])["reason"]).items():
+    for key in (key for prefix in prefixes for key in context.site.storage.keys(prefix)):
+        for reason, count in _counts(context.site.storage.read_table(key, ["reason"])["reason"]).items():
             counts[reason] = counts.get(reason, 0) + count
     return counts
 

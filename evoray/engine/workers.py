@@ -156,7 +156,7 @@ class _Featuriser(UnitWorker):
 class ScoreJob:
     """Loss and choice of every row of a target split under one model."""
 
-    source: TargetRows
+    source: PoolRows | TargetRows
     model: str
     adapter: Folder | None
     config: EvaluationConfig
