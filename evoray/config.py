@@ -19,6 +19,8 @@ from evoray.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+SELECTORS = ("evoselect", "random", "all")
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -136,11 +138,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _known_selector(self) -> RunConfig:
-        known = ("evoselect", "random", "all")
-        if self.selection.selector not in known:
-            near = difflib.get_close_matches(self.selection.selector, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-            raise ConfigError(f"selection.selector: {self.selection.selector!r}", f"one of {', '.join(known)}", hint)
+        check_selector(self.selection.selector)
         return self
 
     @property
@@ -152,6 +150,14 @@ class RunConfig(_Section):
     def feature_seed(self) -> int:
         """The seed of the proxy's warm-up and of the sketch."""
         return self.seed if self.features.seed is None else self.features.seed
+
+
+def check_selector(name: str) -> None:
+    """Raise ConfigError for an unknown selector, with the nearest one."""
+    if name not in SELECTORS:
+        near = difflib.get_close_matches(name, SELECTORS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        raise ConfigError(f"selection.selector: {name!r}", f"one of {', '.join(SELECTORS)}", hint)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> RunConfig:

@@ -19,6 +19,7 @@ from evoray.config import (
     RunConfig,
     SelectionConfig,
     TrainingConfig,
+    check_selector,
 )
 from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
@@ -201,6 +202,7 @@ def select(
 
     With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
     """
+    check_selector(selector)
     settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
     gradients = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
     storage = Storage(out)

@@ -136,12 +136,12 @@ def _evoselect(
 
 
 def check_picks(k: int, rounds: int, usable: int) -> None:
-    """Raise SelectionError where a pool has fewer usable rows than the rounds choose, k each and none twice."""
-    if k * rounds > usable:
+    """Raise SelectionError for k < 1, or for more than the usable rows: the rounds choose k each, none twice."""
+    if k < 1 or k * rounds > usable:
         shown = f"selection.k = {k}" + (f" in each of {rounds} rounds" if rounds > 1 else "")
         raise SelectionError(
             f"{shown}, and {usable} usable rows in the pool",
-            f"k of at most {usable // rounds}",
+            f"k from 1 to {usable // rounds}",
             "lower selection.k" + (" or rounds" if rounds > 1 else "") + ", or enlarge the pool",
         )
 
