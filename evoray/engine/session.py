@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -95,13 +96,21 @@ def _connect(config: ClusterConfig) -> None:
             )
         return
     try:
+        _check_answers(config.address)
         ray.init(address=config.address, **common)
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError is one
         raise ConfigError(
             f"cluster.address = {config.address!r}: {error}",
             "the address of a running Ray cluster",
             "start one with `ray start --head`, or leave the address out to run on this machine",
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
