@@ -104,7 +104,7 @@ def run(
             best = best_round(context, untrained)
             keep_best(context, best)
             summary = summarise_run(context, best, command)
-            storage.write_json(SUMMARY, summary.to_json())
+            storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)  # stages keep their order
             storage.write(REPORT, render(summary).encode())
     return RunResult(out=storage.uri, best=best, summary=summary)
 

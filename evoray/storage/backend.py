@@ -117,9 +117,9 @@ class Storage:
         """A JSON object. Raises StorageError where there is none."""
         return json.loads(self.read(key))
 
-    def write_json(self, key: str, value: Any) -> None:
-        """Write or replace a JSON object (sorted keys: equal values give equal bytes)."""
-        self.write(key, json_bytes(value))
+    def write_json(self, key: str, value: Any, *, sort_keys: bool = True) -> None:
+        """Write or replace a JSON object (with sorted keys, equal values give equal bytes)."""
+        self.write(key, json_bytes(value, sort_keys=sort_keys))
 
     def create_json(self, key: str, value: Any) -> bool:
         """Put-if-absent of a JSON object."""
@@ -134,9 +134,9 @@ class Storage:
         self.write(key, table_to_bytes(table))
 
 
-def json_bytes(value: Any) -> bytes:
+def json_bytes(value: Any, *, sort_keys: bool = True) -> bytes:
     """Canonical JSON: sorted keys, UTF-8, a closing newline. NaN and infinity are refused."""
-    return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, sort_keys=sort_keys, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
 
 
 def table_to_bytes(table: pa.Table) -> bytes:

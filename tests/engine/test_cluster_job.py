@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from tests.conftest import FinishedRun
 from tests.processes import ended, free_port, marked
@@ -53,14 +54,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         environment.pop("RAY_ADDRESS", None)
         head = [
             "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            "--ray-client-server-port=0", f"--temp-dir={short}",
+            f"--ray-client-server-port={free_port()}", f"--temp-dir={short}",
         ]  # fmt: skip
-        nodes = [
-            start_node("head", head, folder, environment),
-            start_node("second", [f"--address=127.0.0.1:{port}"], folder, environment),
-        ]
+        address = f"{ray.util.get_node_ip_address()}:{port}"
+        nodes = [start_node("head", head, folder, environment)]
         try:
-            wait_for_nodes(2, f"127.0.0.1:{port}", nodes, folder, environment)
+            wait_for_nodes(1, address, nodes, folder, environment)
+            nodes.append(start_node("second", [f"--address={address}"], folder, environment))
+            wait_for_nodes(2, address, nodes, folder, environment)
             yield Cluster(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment)
         finally:
             for process in nodes[::-1]:
@@ -76,7 +77,7 @@ def start_node(name: str, arguments: list[str], folder: Path, environment: dict[
     with (folder / f"{name}.txt").open("wb") as log:
         return subprocess.Popen(
             [
-                _RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=3", "--disable-usage-stats",
+                _RAY, "start", "--block", "--num-cpus=3", "--disable-usage-stats",
                 f"--object-store-memory={100 * 2**20}", f"--dashboard-agent-listen-port={free_port()}",
                 f"--metrics-export-port={free_port()}", *arguments,
             ],
@@ -89,14 +90,15 @@ def wait_for_nodes(
 ) -> None:
     look = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print(len(ray.nodes()))"
     deadline = time.monotonic() + _SECONDS / 3
-    while time.monotonic() < deadline:
-        done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True)
-        if done.returncode == 0 and int(done.stdout.split()[-1]) == count:
-            return
-        logs = {path.name: path.read_text() for path in folder.glob("*.txt")}
-        assert all(psutil.pid_exists(node.pid) and node.poll() is None for node in nodes), logs
+    while time.monotonic() < deadline and all(node.poll() is None for node in nodes):
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=60
+            )
+            if done.returncode == 0 and int(done.stdout.split()[-1]) == count:
+                return
         time.sleep(2)
-    raise AssertionError({path.name: path.read_text() for path in folder.glob("*.txt")})
+    raise AssertionError("\n".join(path.read_text() for path in sorted(folder.glob("*.txt"))))
 
 
 def test_a_submitted_job_selects_the_rows_of_the_embedded_run(
