@@ -88,8 +88,8 @@ def test_the_same_run_again_does_no_work_and_has_the_same_results(finished_run: 
 
 @pytest.mark.parametrize(
     ("workers", "shards", "reused"),
-    [(1, 1, ("pool", "warmup")), (2, 3, ("pool", "warmup", "features", "scores"))],
-    ids=["one-worker-one-shard", "three-shards"],
+    [(2, 1, ("pool", "warmup")), (1, 3, ("pool", "warmup", "features", "scores"))],
+    ids=["two-workers-one-shard", "three-shards"],
 )
 def test_features_and_picks_do_not_depend_on_workers_and_shards(
     finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, workers: int, shards: int, reused: tuple[str, ...]
