@@ -27,7 +27,7 @@ from evoray.config import RunConfig, apply_override, build_config
 from evoray.engine.session import session
 from evoray.evaluation.intervals import paired_difference_seeds
 from evoray.report.display import Display
-from evoray.storage import UnitStore
+from evoray.storage import Storage, UnitStore
 
 _DATA_SEED = 0  # of the pool's mixture and of the test rows: the same for every cell
 
@@ -130,9 +130,8 @@ def _row_scores(out: Path, arm: str, options: argparse.Namespace) -> dict[str, A
     """Loss and correctness of each test row, found by the fingerprint that the run's events name."""
     shown = {"base": "untrained model", "random 1": "random 1", "round 1": "round 1"}[arm]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    (identity, *_) = {e["fingerprint"] for e in events if e.get("stage") == f"evaluate {shown} on test"}
-    from evoray.storage import Storage
-
+    finals = [e["fingerprints"] for e in events if e.get("stage", "").endswith(" on test")]
+    identity = finals[-1][shown]
     store = UnitStore(Storage(options.out / "store"), f"scores/{identity}")
     table = pa.concat_tables([store.read(commit) for commit in store.commits().values()])
     return {"losses": table["loss"].to_pylist(), "correct": table["correct"].to_pylist()}

@@ -24,13 +24,16 @@ from evoray.config import (
 from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
 from evoray.engine.external import open_features
-from evoray.engine.features import external_goal, gradient_goal, pool_features, ready_proxy
+from evoray.engine.goals import external_goal, gradient_goal
 from evoray.engine.lock import run_lock
-from evoray.engine.round import STATES, Context, play_round, score_arm, scores_facts
+from evoray.engine.pools import read_pool
+from evoray.engine.proxy import Checkpoint, identify_model, ready_proxy
+from evoray.engine.round import STATES, Context, evaluate_round, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles, TileSource
-from evoray.engine.stages import Checkpoint, Site, identify_model, open_target, read_pool, score
+from evoray.engine.site import Site
+from evoray.engine.stages import featurise, open_target, score
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
@@ -96,9 +99,7 @@ def run(
             store = storage if config.store is None else Storage(config.store)
             site = Site(storage=store, session=workers, events=Events(storage, display))
             context = _prepare(config, storage, site)
-            untrained = context.rounds.step(
-                0, "evaluated", lambda: scores_facts(score_arm(context, context.validate, 0, None))
-            )
+            untrained = context.rounds.step(0, "evaluated", lambda: evaluate_round(context, 0, "adapter"))
             for number in range(1, config.rounds + 1):
                 play_round(context, number)
             best = best_round(context, untrained)
@@ -170,7 +171,8 @@ def featurize(
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         identity = identify_model(model, site.events)
         read = read_pool(pool, reading or PoolConfig(), site)
-        found = pool_features(read, model, identity, settings, lora or LoraConfig(), seed, site)[1]
+        proxy = ready_proxy(model, identity, settings, lora or LoraConfig(), seed, read, site)
+        found = featurise({"pool": read.source}, proxy, settings, seed, site)["pool"]
     commits = found.store.commits().values()
     return Featurised(
         path=storage.location(found.store.prefix),
@@ -313,7 +315,7 @@ def evaluate(
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         folder = None if adapter is None else Folder.at(adapter)
         checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
-        scores = score(f"on {split}", rows, checkpoint, settings, max_tokens, site)
+        (scores,) = score({model: checkpoint}, rows, settings, max_tokens, site).values()
     answered = [float(correct) for correct in scores.correct if correct is not None]
     loss = bootstrap_mean(scores.loss, seed=0)
     accuracy = bootstrap_mean(answered, seed=0) if answered else (None, None, None)

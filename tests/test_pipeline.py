@@ -86,21 +86,17 @@ def test_the_same_run_again_does_no_work_and_has_the_same_results(finished_run: 
     assert [event for event in added if event["event"] in ("transition", "trained")] == []
 
 
-@pytest.mark.parametrize(
-    ("workers", "shards", "reused"),
-    [(2, 1, ("pool", "warmup")), (1, 3, ("pool", "warmup", "features", "scores"))],
-    ids=["two-workers-one-shard", "three-shards"],
-)
 def test_features_and_picks_do_not_depend_on_workers_and_shards(
-    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, workers: int, shards: int, reused: tuple[str, ...]
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
+    """Two workers and one shard, beside the one worker and two shards of the finished run."""
     task = shutil.copytree(finished_run.task, tmp_path / "task")
     out = tmp_path / "run"
-    for name in reused:
+    for name in ("pool", "warmup"):
         shutil.copytree(finished_run.out / name, out / name)
-    selection = {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": shards}
+    selection = {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": 1}
     config = write_run_config(
-        task, tiny_model_dir, out, rounds=1, selection=selection, cluster={"workers": workers},
+        task, tiny_model_dir, out, rounds=1, selection=selection, cluster={"workers": 2},
         evaluation={"control": False}, training={"epochs": 1, "workers": 1},
     )  # fmt: skip
     run(load_config(config))
@@ -109,24 +105,20 @@ def test_features_and_picks_do_not_depend_on_workers_and_shards(
     assert pq.read_table(out / chosen).equals(pq.read_table(finished_run.out / chosen))
 
 
-ALL = [(number, state) for number in range(1, ROUNDS + 1) for state in STATES]
-FIRST = [*ALL[: len(STATES)], (2, "selected")]
-
-
 @pytest.fixture
 def mark() -> Iterator[dict[str, str]]:
     with marked() as environment:
         yield environment
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(FIRST, id="round-1"), pytest.param(ALL, id="all", marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.soak)])
 def test_killing_the_driver_after_each_transition_changes_nothing(
-    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], kills: list[tuple[int, str]]
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], rounds: int
 ) -> None:
     out = tmp_path / "run"
-    config = write_run_config(shutil.copytree(finished_run.task, tmp_path / "task"), tiny_model_dir, out)
+    task = shutil.copytree(finished_run.task, tmp_path / "task")
+    config = write_run_config(task, tiny_model_dir, out, rounds=rounds)
+    kills = [(number, state) for number in range(1, rounds + 1) for state in STATES]
     killed = 0
     for number, state in kills:
         record = out / "rounds" / f"{number:04d}" / f"{state}.json"
@@ -139,8 +131,8 @@ def test_killing_the_driver_after_each_transition_changes_nothing(
     assert killed > len(kills) // 2, "most transitions were cut off one by one"
     last = start(config, mark)
     assert last.wait(_SECONDS) == 0, (tmp_path / "errors.txt").read_text()
-    undisturbed = outcome(finished_run.out)
-    for name, value in outcome(out).items():
+    undisturbed = outcome(finished_run.out, rounds)
+    for name, value in outcome(out, rounds).items():
         assert value == undisturbed[name], name
     assert set(unit_files(out).values()) == {(1, 1)}
     assert ended(mark, 60.0), [process.cmdline() for process in alive(mark)]

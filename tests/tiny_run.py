@@ -47,16 +47,17 @@ def write_run_config(folder: Path, model: Path, out: Path, **overrides: Any) -> 
     return write_config(folder, model, **settings)
 
 
-def outcome(out: Path) -> dict[str, Any]:
-    """What a repeated or interrupted run must reproduce: chosen rows, adapters' bytes and the final table."""
+def outcome(out: Path, rounds: int) -> dict[str, Any]:
+    """What a repeated or interrupted run must reproduce: chosen rows, adapters' bytes and scores of every arm."""
     found: dict[str, Any] = {}
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, rounds + 1):
         folder = out / "rounds" / f"{number:04d}"
         found[f"selected {number}"] = pq.read_table(folder / "selected.parquet")
         found[f"control {number}"] = pq.read_table(folder / "control.parquet")
         for arm in ("adapter", "control"):
             found[f"{arm} {number}"] = (folder / arm / "adapter_model.safetensors").read_bytes()
-    return {**found, **results(out)}
+    found["arms"] = results(out)["arms"][: 1 + 2 * rounds]
+    return found
 
 
 def results(out: Path) -> dict[str, Any]:

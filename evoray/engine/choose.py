@@ -15,6 +15,7 @@ from evoray.config import SelectionConfig
 from evoray.engine.remote import in_task
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of, ray_shards
+from evoray.engine.site import fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
 from evoray.records import HASH_COLUMN, MESSAGES_COLUMN
@@ -176,8 +177,6 @@ def _write_selected(
     rows: PoolRows | None,
     units: list[int],
 ) -> str:
-    from evoray.engine.stages import fingerprint
-
     wanted = picks["id"].combine_chunks()
     table = pa.table({"id": wanted}) if rows is None else _gather(rows, units, wanted)
     names = [target_ids[index] if index is not None else None for index in picks["nearest"].to_pylist()]

@@ -5,6 +5,7 @@ Each transition leaves a record; a round that was interrupted goes on after its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,12 @@ from evoray.engine.choose import (
     token_sum,
     write_selected,
 )
+from evoray.engine.pools import Pool
+from evoray.engine.proxy import Checkpoint
 from evoray.engine.rundir import Rounds
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
-from evoray.engine.stages import Checkpoint, Features, Pool, Scores, Site, Target, featurise, read_features, score
+from evoray.engine.site import Site
+from evoray.engine.stages import Features, Scores, Target, featurise, read_features, score
 from evoray.engine.trainer import TrainJob, train
 from evoray.errors import SelectionError
 from evoray.models.folder import Folder
@@ -77,10 +81,10 @@ def play_round(context: Context, number: int) -> None:
     step(number, "aligned", lambda: _align(context, number, features, used))
     step(number, "selected", lambda: _select(context, number, features))
     step(number, "trained", lambda: _train(context, number, "adapter", None))
-    step(number, "evaluated", lambda: _evaluate(context, number, "adapter"))
+    step(number, "evaluated", lambda: evaluate_round(context, number, "adapter"))
     if context.config.evaluation.control and features is not None:
         step(number, "control_trained", lambda: _train_control(context, number, features))
-        step(number, "control_evaluated", lambda: _evaluate(context, number, "control"))
+        step(number, "control_evaluated", lambda: evaluate_round(context, number, "control"))
 
 
 def used_ids(context: Context, number: int, arm: str) -> list[str]:
@@ -123,13 +127,11 @@ def _features(context: Context, number: int) -> _RoundFeatures | None:
     proxy = _proxy_of(context, number)
     if proxy is None:
         return None
-    found: dict[str, Features] = {}
     config, seed = context.config.features, context.config.feature_seed
     sources = {"pool": context.pool.source, "align": context.align.source, "validate": context.validate.source}
 
     def work() -> dict[str, Any]:
-        for name, source in sources.items():
-            found[name] = featurise(name, source, proxy, config, seed, context.site)
+        found = featurise(sources, proxy, config, seed, context.site)
         return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
 
     record = context.rounds.step(number, "featurised", work)
@@ -211,26 +213,30 @@ def _train_control(context: Context, number: int, features: _RoundFeatures) -> d
     return {**_train(context, number, "control", trained["steps"]), "ids": ids}
 
 
-def _evaluate(context: Context, number: int, arm: str) -> dict[str, Any]:
+def evaluate_round(context: Context, number: int, arm: str) -> dict[str, Any]:
     """Scores on the validate rows: what the best round is chosen by."""
-    scores = score_arm(context, context.validate, number, arm)
-    return scores_facts(scores)
-
-
-def score_arm(context: Context, target: Target, number: int, arm: str | None) -> Scores:
-    """Scores of the untrained model (arm None) or of a round's model on a split."""
-    adapter = None if arm is None else context.adapter(number, arm)
-    shown = {None: "untrained model", "adapter": f"round {number}", "control": f"random {number}"}[arm]
-    model = Checkpoint.of(context.config.model, context.model_identity, adapter)
-    evaluation, max_tokens = context.config.evaluation, context.config.features.max_tokens
-    return score(f"{shown} on {target.split}", target, model, evaluation, max_tokens, context.site)
-
-
-def scores_facts(scores: Scores) -> dict[str, Any]:
-    """Mean loss and accuracy as JSON values."""
+    (scores,) = score_arms(context, context.validate, [(number, arm)])
     answered = [correct for correct in scores.correct if correct is not None]
     return {
         "loss": float(np.nanmean(scores.loss)),
         "accuracy": float(np.mean(answered)) if answered else None,
         "rows": len(scores.ids),
     }
+
+
+def score_arms(context: Context, target: Target, arms: Sequence[tuple[int, str]]) -> list[Scores]:
+    """Scores of models on a split: each the model of a round's arm, or the untrained one (round 0)."""
+    models = {_shown(number, arm): _checkpoint(context, number, arm) for number, arm in arms}
+    evaluation, max_tokens = context.config.evaluation, context.config.features.max_tokens
+    return list(score(models, target, evaluation, max_tokens, context.site).values())
+
+
+def _checkpoint(context: Context, number: int, arm: str) -> Checkpoint:
+    adapter = context.adapter(number, arm) if number else None
+    return Checkpoint.of(context.config.model, context.model_identity, adapter)
+
+
+def _shown(number: int, arm: str) -> str:
+    if not number:
+        return "untrained model"
+    return f"{'random' if arm == 'control' else 'round'} {number}"

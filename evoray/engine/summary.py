@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
-from evoray.engine.round import Context, score_arm
+from evoray.engine.round import Context, score_arms
 from evoray.engine.rundir import Rounds, environment
-from evoray.engine.stages import Features, Pool, Scores, Target, open_target
+from evoray.engine.stages import Features, Scores, Target, open_target
 from evoray.engine.workers import PoolRows
 from evoray.errors import TargetError
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference
@@ -57,16 +58,19 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
     numbers = range(1, context.config.rounds + 1)
     control = all(context.storage.exists(f"{Rounds.prefix(n)}/control_trained.json") for n in numbers)
     good = _good_ids(context.config.labels)
-    arms = [_arm(context, "base", score_arm(context, target, 0, None), None, None, good, ())]
+    kinds = ("control", "adapter") if control else ("adapter",)
+    trained = [(number, kind) for number in numbers for kind in kinds]
+    base, *rest = score_arms(context, target, [(0, "adapter"), *trained])
+    scores = dict(zip(trained, rest, strict=True))
+    arms = [_arm(context, "base", base, None, None, good, ())]
     for number in numbers:
-        random = None
-        if control:
-            random = score_arm(context, target, number, "control")
+        random = scores.get((number, "control"))
+        if random is not None:
             used = _ids(context, number, "control_trained")
             arms.append(_arm(context, f"random {number}", random, None, ("control_trained", number), good, used))
-        scores = score_arm(context, target, number, "adapter")
         used = _ids(context, number, "selected")
-        arms.append(_arm(context, f"round {number}", scores, random, ("trained", number), good, used))
+        mine = scores[number, "adapter"]
+        arms.append(_arm(context, f"round {number}", mine, random, ("trained", number), good, used))
     shown = max(best, 1)
     return RunSummary(
         name="evoray run",

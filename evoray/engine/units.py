@@ -1,8 +1,9 @@
 """Stream pending units through a Ray Data actor pool; each worker commits its own results.
 
-Only unit numbers and commit facts pass through Ray and the driver. Ray retries a unit whose actor died
-without end, so each try first leaves a mark in storage: a unit that used up its tries fails the stage
-instead of killing workers for ever.
+Only unit numbers and commit facts pass through Ray and the driver. One pool of actors takes the units of
+several pieces of work in turn: a process that loads models takes seconds to start. Ray retries a unit whose
+actor died without end, so each try first leaves a mark in storage: a unit that used up its tries fails the
+stage instead of killing workers for ever.
 """
 
 from __future__ import annotations
@@ -45,28 +46,36 @@ class UnitWorker(ABC):
 WorkerFactory = Callable[[], UnitWorker]
 
 
-def run_units(
-    units: Sequence[int],
-    factory: WorkerFactory,
-    store: UnitStore,
-    quarantine: str,
-    session: Session,
-    stage: Stage,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Units of one source, what computes them, and where results and rows set aside go."""
+
+    units: Sequence[int]
+    factory: WorkerFactory
+    store: UnitStore
+    quarantine: str  # key prefix
+
+
+def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     """Compute and commit every unit that has no commit record yet; advances `stage` by one a unit.
 
-    quarantine: key prefix for the rows set aside. Raises the worker's EvorayError, or StageError for any
-    other failure and for a unit whose actor died `session.attempts` times.
+    Raises the worker's EvorayError, or StageError for any other failure and for a unit whose actor died
+    `session.attempts` times.
     """
-    done = store.commits()
-    stage.advance(sum(unit in done for unit in units))
-    pending = [unit for unit in units if unit not in done]
+    done = [work.store.commits() for work in works]
+    pending = [
+        {"work": index, "unit": unit}
+        for index, work in enumerate(works)
+        for unit in work.units
+        if unit not in done[index]
+    ]
+    stage.advance(sum(len(work.units) for work in works) - len(pending))
     if not pending:
         return
-    marks = f"{store.prefix}/attempt-{uuid.uuid4().hex[:8]}"
-    dataset = ray.data.from_items([{"unit": unit} for unit in pending], override_num_blocks=len(pending)).map_batches(
+    marks = f"attempt-{uuid.uuid4().hex[:8]}"
+    dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
         _UnitActor,
-        fn_constructor_args=(factory, store, quarantine, marks, session.attempts, session.threads),
+        fn_constructor_args=(works, marks, session.attempts, session.threads),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(session.workers, len(pending))),
         **session.actor_options,
@@ -75,50 +84,53 @@ def run_units(
         if record["error"] is not None:
             raise record["error"]
         stage.advance(1)
-    for key in list(store.storage.keys(store.prefix)):
-        if key.startswith(marks):
-            store.storage.delete(key)
+    for work in works:
+        for key in list(work.store.storage.keys(work.store.prefix)):
+            if key.startswith(f"{work.store.prefix}/{marks}"):
+                work.store.storage.delete(key)
 
 
 class _UnitActor:
-    """The Ray Data callable around a UnitWorker: marks tries, commits, and turns errors into values."""
+    """The Ray Data callable around UnitWorkers: marks tries, commits, and turns errors into values."""
 
-    def __init__(
-        self, factory: WorkerFactory, store: UnitStore, quarantine: str, marks: str, attempts: int, threads: int
-    ) -> None:
+    def __init__(self, works: Sequence[Work], marks: str, attempts: int, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.store, self.quarantine, self.marks, self.attempts = store, quarantine, marks, attempts
-        self.failure: EvorayError | None = None
-        try:
-            self.worker = factory()
-        except Exception as error:  # noqa: BLE001 - an actor that fails to start is restarted for ever by Ray
-            self.failure = _as_evoray_error(error)
+        self.works, self.marks, self.attempts = works, marks, attempts
+        self.at: int | None = None  # index of the work that `worker` is for
+        self.worker: UnitWorker | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        (unit,) = (int(value) for value in batch["unit"])
-        error = self.failure or self._run(unit)
-        return {"unit": [unit], "error": [error]}
+        (index,), (unit,) = batch["work"], batch["unit"]
+        return {"unit": [int(unit)], "error": [self._run(int(index), int(unit))]}
 
-    def _run(self, unit: int) -> EvorayError | None:
-        storage = self.store.storage
-        marks = (f"{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
+    def _run(self, index: int, unit: int) -> EvorayError | None:
+        work = self.works[index]
+        storage = work.store.storage
+        marks = (f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
         if not any(storage.create(mark, b"") for mark in marks):
             return StageError(
-                f"unit {unit} of {self.store.prefix} ended its worker {self.attempts} times",
+                f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",
                 "look for rows of extreme size in this unit, or lower batch_tokens; then run the same command again",
             )
         try:
-            result = self.worker.compute(unit)
+            result = self._worker(index).compute(unit)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
-                storage.write_table(f"{self.quarantine}/unit-{unit:06d}.parquet", table)
-            self.store.commit(unit, result.table, result.facts)
+                storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
+            work.store.commit(unit, result.table, result.facts)
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _as_evoray_error(error)
         return None
+
+    def _worker(self, index: int) -> UnitWorker:
+        """The worker of a work; the one before is let go first, for its memory."""
+        if self.worker is None or self.at != index:
+            self.worker = None
+            self.worker, self.at = self.works[index].factory(), index
+        return self.worker
 
 
 def _as_evoray_error(error: Exception) -> EvorayError:

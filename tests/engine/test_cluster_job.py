@@ -106,7 +106,8 @@ def test_a_submitted_job_selects_the_rows_of_the_embedded_run(
 ) -> None:
     task = shutil.copytree(finished_run.task, tmp_path / "task")
     out = tmp_path / "run"
-    config = write_run_config(task, tiny_model_dir, out, rounds=1, evaluation={"control": False})
+    selection = {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": 3}  # two in the embedded run
+    config = write_run_config(task, tiny_model_dir, out, rounds=1, selection=selection, evaluation={"control": False})
     submit = [
         _RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", str(ROOT / "jobs"), "--",
         sys.executable, "run_loop.py", str(config), "--out", str(out),

@@ -10,7 +10,7 @@ import pytest
 
 from evoray.engine.events import Silent, Stage
 from evoray.engine.session import Session
-from evoray.engine.units import run_units
+from evoray.engine.units import Work, run_units
 from evoray.errors import ModelError, PoolError, StageError
 from evoray.storage import Storage, UnitStore
 from tests.engine.unit_workers import Job, computations
@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
 def run(job: Job, store: UnitStore, session: Session, units: int) -> int:
     """Run units 0 .. units - 1; the steps that the stage showed."""
     steps = Steps()
-    run_units(range(units), job, store, "quarantine/squares", session, Stage(steps))
+    work = Work(units=range(units), factory=job, store=store, quarantine="quarantine/squares")
+    run_units([work], session, Stage(steps))
     return steps.done
 
 
@@ -113,3 +114,18 @@ def test_a_unit_whose_worker_dies_once_is_computed_again(store: UnitStore, folde
     assert run(Job(folder=folder, dies_once=1), store, ray_session, 3) == 3
     assert squares(store) == {0: 0, 1: 1, 2: 4}
     assert computations(folder, 1) == 2
+
+
+def test_several_works_share_one_pool_of_actors(tmp_path: Path, ray_session: Session) -> None:
+    works, folders = [], []
+    for name in ("first", "second"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        store = UnitStore(Storage(tmp_path / "run"), f"squares/{name}")
+        works.append(Work(units=(0, 1), factory=Job(folder=folders[-1]), store=store, quarantine=f"quarantine/{name}"))
+    works[0].store.commit(0, pa.table({"square": [0]}))
+    steps = Steps()
+    run_units(works, replace(ray_session, workers=1), Stage(steps))
+    assert steps.done == 4
+    assert [squares(work.store) for work in works] == [{0: 0, 1: 1}] * 2
+    assert [[computations(folder, unit) for unit in range(2)] for folder in folders] == [[0, 1], [1, 1]]

@@ -16,15 +16,44 @@ from evoray.models.loading import (
     load_for_inference,
     load_model,
     load_tokenizer,
-    model_fingerprint,
     new_adapter,
-    resolve_model,
 )
+from evoray.models.reference import model_fingerprint, resolve_model
 
 
 def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such directory"):
         resolve_model(str(tmp_path / "nothing"))
+
+
+def test_what_a_model_directory_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="the directory has no tokenizer and no weights"):
+        model_fingerprint(str(tmp_path))
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An address where nobody listens in place of the hub, and an empty cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_hub_model_is_known_by_its_commit_in_the_cache_where_the_hub_does_not_answer(no_hub: Path) -> None:
+    with pytest.raises(ModelError, match=r"does not answer .* no copy is in its cache"):
+        model_fingerprint("someone/something")
+    fingerprints = set()
+    for commit in ("a" * 40, "b" * 40):
+        folder = no_hub / "models--someone--something"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        fingerprints.add(model_fingerprint("someone/something"))
+    assert len(fingerprints) == 2
 
 
 def test_an_adapter_without_safetensors_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What a selection aims at: gradient features of a target, or features made elsewhere."""
+
+from __future__ import annotations
+
+from evoray.config import FeatureConfig, LoraConfig
+from evoray.engine.choose import Goal
+from evoray.engine.external import open_features, read_all
+from evoray.engine.pools import Pool
+from evoray.engine.proxy import ready_proxy
+from evoray.engine.shards import StoredTiles, TileSource
+from evoray.engine.site import Site
+from evoray.engine.stages import featurise, open_target, read_features
+from evoray.pool import split_dev
+
+
+def external_goal(path: str, seed: int) -> tuple[list[str], Goal]:
+    """Target features that were computed before: a seeded half to aim at, the other to choose lambda on."""
+    ids, rows_MD = read_all(open_features(path))
+    align, validate = split_dev(len(ids), seed)
+    return [ids[index] for index in align], Goal(align_MD=rows_MD[align], validate_MD=rows_MD[validate])
+
+
+def gradient_goal(
+    pool: Pool,
+    target: str,
+    model: str,
+    identity: str,
+    features: FeatureConfig,
+    lora: LoraConfig,
+    seed: int,
+    site: Site,
+) -> tuple[TileSource, list[str], Goal]:
+    """Gradient features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
+    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
+    proxy = ready_proxy(model, identity, features, lora, seed, pool, site)
+    sources = {"pool": pool.source, **{name: split.source for name, split in splits.items()}}
+    found = featurise(sources, proxy, features, seed, site)
+    ids, align_MD = read_features(found["align"])
+    _, validate_MD = read_features(found["validate"])
+    goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=splits["align"].weights_of(ids))
+    return StoredTiles(store=found["pool"].store, units=found["pool"].units), ids, goal

@@ -1,0 +1,155 @@
+"""Models by name: what they are known by, and the proxy whose gradients are features."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from evoray.config import FeatureConfig, LoraConfig
+from evoray.engine.events import Events
+from evoray.engine.pools import Pool
+from evoray.engine.progress import Counter, watched
+from evoray.engine.remote import in_process
+from evoray.engine.site import Site, fingerprint
+from evoray.engine.workers import PoolRows
+from evoray.models.folder import Folder
+
+
+def identify_model(reference: str, events: Events) -> str:
+    """The fingerprint of a model's weights; converts the embedded one first. Raises ModelError."""
+    with events.stage(f"prepare model {reference}", 1) as stage:
+        identity = in_process(_identify_model, reference)
+        stage.advance()
+    return identity
+
+
+def _identify_model(reference: str) -> str:
+    from evoray.models.reference import model_fingerprint
+
+    return model_fingerprint(reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model with an adapter (or none), and the fingerprint of their weights."""
+
+    model: str
+    adapter: Folder | None
+    identity: str
+
+    @classmethod
+    def of(cls, model: str, model_identity: str, adapter: Folder | None = None) -> Checkpoint:
+        """Read the adapter's weights for their fingerprint."""
+        parts = (
+            {"model": model_identity}
+            if adapter is None
+            else {"model": model_identity, "adapter": adapter.fingerprint()}
+        )
+        return cls(model=model, adapter=adapter, identity=fingerprint(**parts))
+
+
+def ready_proxy(
+    model: str,
+    identity: str,
+    features: FeatureConfig,
+    lora: LoraConfig,
+    seed: int,
+    pool: Pool,
+    site: Site,
+) -> Checkpoint:
+    """The model whose gradients are features: with the adapter of the config, or with one warmed up on the pool."""
+    if features.adapter is not None:
+        adapter = Folder.at(features.adapter)
+    else:
+        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, site)
+    return Checkpoint.of(model, identity, adapter)
+
+
+def warm_up_adapter(
+    pool: Pool,
+    model: str,
+    model_identity: str,
+    lora: LoraConfig,
+    config: FeatureConfig,
+    seed: int,
+    site: Site,
+) -> Folder:
+    """The proxy's adapter after a short fine-tune on random pool rows; made once for equal inputs."""
+    identity = fingerprint(
+        pool=pool.fingerprint,
+        model=model_identity,
+        lora=lora.model_dump(),
+        warmup=config.warmup.model_dump(),
+        max_tokens=config.max_tokens,
+        precision=config.precision,
+        seed=seed,
+    )
+    storage = site.storage
+    folder = Folder(storage=storage, prefix=f"warmup/{identity}")
+    steps = -(-config.warmup.rows // config.warmup.batch_size)
+    with site.events.stage("warm up proxy", steps) as stage:
+        if storage.exists(f"{folder.prefix}/done.json"):
+            stage.advance(steps)
+            return folder
+        counter = Counter.start()
+        with watched(counter, stage):
+            loss = in_process(
+                _warm_up, pool.rows, pool.units, model, lora, config, seed, folder, counter, cpus=config.warmup.threads
+            )
+        storage.write_json(f"{folder.prefix}/done.json", {"loss": loss})
+        ray.kill(counter)
+    return folder
+
+
+def _warm_up(
+    rows: PoolRows,
+    units: Sequence[int],
+    model: str,
+    lora: LoraConfig,
+    config: FeatureConfig,
+    seed: int,
+    folder: Folder,
+    counter: Any,
+) -> float:
+    import torch
+
+    from evoray.models.loading import autocast_dtype, load_model, load_tokenizer, new_adapter, to_device
+    from evoray.training.warmup import warm_up
+
+    torch.set_num_threads(config.warmup.threads)
+    chosen = _random_rows(rows, units, config.warmup.rows, seed)
+    scratch = Path(tempfile.mkdtemp(prefix="evoray-warmup-"))
+    try:
+        loss = warm_up(
+            to_device(new_adapter(load_model(model), lora, seed)),
+            load_tokenizer(model),
+            chosen,
+            scratch,
+            config.warmup,
+            seed=seed,
+            max_tokens=config.max_tokens,
+            batch_tokens=config.batch_tokens,
+            precision=autocast_dtype(config.precision),
+            progress=counter.reach.remote,
+        )
+        folder.upload(scratch)
+    finally:
+        shutil.rmtree(scratch)
+    return loss
+
+
+def _random_rows(rows: PoolRows, units: Sequence[int], count: int, seed: int) -> list[Any]:
+    """`count` rows of the pool, first in the random order of the seed: the same for any unit size."""
+    from evoray.selection.picks import random_key
+
+    best: list[tuple[int, str, Any]] = []
+    for unit in units:
+        best += [(random_key(row.id, seed), row.id, row) for row in rows.read(unit)]
+        best = sorted(best, key=lambda entry: entry[:2])[:count]
+    return [row for _, _, row in best]

