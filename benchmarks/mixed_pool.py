@@ -130,7 +130,7 @@ def _row_scores(out: Path, arm: str, options: argparse.Namespace) -> dict[str, A
     """Loss and correctness of each test row, found by the fingerprint that the run's events name."""
     shown = {"base": "untrained model", "random 1": "random 1", "round 1": "round 1"}[arm]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    finals = [e["fingerprints"] for e in events if e.get("stage", "").endswith(" on test")]
+    finals = [e["fingerprints"] for e in events if e.get("stage", "").endswith(" on test") and "fingerprints" in e]
     identity = finals[-1][shown]
     store = UnitStore(Storage(options.out / "store"), f"scores/{identity}")
     table = pa.concat_tables([store.read(commit) for commit in store.commits().values()])

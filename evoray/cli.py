@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from evoray.errors import EvorayError
+from evoray.errors import ConfigError, EvorayError
 
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
+
+_INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
 
 app = typer.Typer(
     name="evoray",
@@ -143,7 +145,7 @@ def train(
 
     settings = _sections(overrides, address)
     result = fine_tune(
-        data, model, out, adapter=adapter, training=settings.training, lora=settings.lora,
+        data, model, out, adapter=adapter, training=settings.training, lora=settings.lora, reading=settings.reading,
         max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip
     _print({"adapter": result.path, **result.facts})
@@ -173,10 +175,13 @@ def evaluate(
             max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
         )  # fmt: skip
     facts = {"model": model, "adapter": adapter, "target": target, "split": split, **asdict(score)}
+    _print(facts)  # first: what was measured is not lost where the file cannot be written
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    _print(facts)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {out}: {error}", "a file that can be written", "choose another path") from error
 
 
 @app.command()
@@ -199,7 +204,7 @@ def _sections(overrides: list[str] | None, address: str | None, **flags: dict[st
     """Config sections for a single stage: defaults, then flags, then `--set`."""
     from evoray.config import apply_override, build_config
 
-    data: dict[str, Any] = {"pool": "-", "target": "-", **flags}
+    data: dict[str, Any] = {"pool": "-", "target": "-", "rounds": 1, **flags}
     for text in overrides or []:
         apply_override(data, text)
     if address:
@@ -238,9 +243,10 @@ def run_program(program: Callable[[], object]) -> None:
     except EvorayError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            typer.echo("interrupted; the same command goes on from here", err=True)
+        raise
 
 
 def main() -> None:

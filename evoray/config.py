@@ -139,6 +139,12 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _known_selector(self) -> RunConfig:
         check_selector(self.selection.selector)
+        if self.selection.selector == "all" and self.rounds > 1:
+            raise ConfigError(
+                f"rounds = {self.rounds} with selection.selector = 'all'",
+                "one round: the first uses every row",
+                "set rounds: 1",
+            )
         return self
 
     @property

@@ -25,6 +25,7 @@ from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table,
 from evoray.engine.events import Display, Events
 from evoray.engine.external import open_features
 from evoray.engine.goals import external_goal, gradient_goal
+from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import Checkpoint, identify_model, ready_proxy
@@ -113,14 +114,19 @@ def run(
 def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
     """Read pool and target, pin the identity of all inputs, warm the proxy up."""
     units = config.reading.unit_rows
+    if config.labels is not None:
+        check_labels(config.labels)
     listed = config.evaluation.list_options
     identity = identify_model(config.model, site.events)
     proxied = config.selection.selector == "evoselect"
     same = config.proxy_model == config.model
     proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, site.events)
-    align = open_target(config.target, "align", config.seed, units, listed)
-    validate = open_target(config.target, "validate", config.seed, units, listed)
+    align = open_target(config.target, "align", config.seed, units, site, listed)
+    validate = open_target(config.target, "validate", config.seed, units, site, listed)
     pool = read_pool(config.pool, config.reading, site)
+    if config.selection.selector != "all":
+        check_picks(config.selection.k, config.rounds, pool.usable)
+    ready = None if config.features.adapter is None else Folder.at(config.features.adapter).fingerprint()
     check_manifest(
         storage,
         {
@@ -129,11 +135,10 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "validate": validate.source.identity,
             "model": identity,
             "proxy": proxy_identity,
+            "adapter": ready,
             "seed": config.seed,
         },
     )
-    if config.selection.selector != "all":
-        check_picks(config.selection.k, config.rounds, pool.usable)
     proxy = None
     if proxied:
         proxy = ready_proxy(
@@ -261,6 +266,7 @@ def train(
     adapter: str | None = None,
     training: TrainingConfig | None = None,
     lora: LoraConfig | None = None,
+    reading: PoolConfig | None = None,
     max_tokens: int = 512,
     steps: int | None = None,
     seed: int = 0,
@@ -273,7 +279,8 @@ def train(
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         identify_model(model, site.events)
-        read_pool(data, PoolConfig(), site)  # refuses unusable data before workers start
+        settings = reading or PoolConfig()
+        read_pool(data, settings, site)  # refuses unusable data before workers start
         job = TrainJob(
             data=data if isinstance(data, str) else tuple(data),
             model=model,
@@ -282,6 +289,7 @@ def train(
             lora=lora or LoraConfig(),
             config=training or TrainingConfig(),
             max_tokens=max_tokens,
+            max_chars=settings.max_chars,
             steps=steps,
             seed=seed,
             threads=workers.threads,
@@ -311,8 +319,8 @@ def evaluate(
     storage = Storage(out)
     settings = evaluation or EvaluationConfig()
     with session(cluster or ClusterConfig()) as workers:
-        rows = open_target(target, split, seed, 64, settings.list_options)  # type: ignore[arg-type]
         site = Site(storage=storage, session=workers, events=Events(storage, display))
+        rows = open_target(target, split, seed, 64, site, settings.list_options)  # type: ignore[arg-type]
         folder = None if adapter is None else Folder.at(adapter)
         checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
         (scores,) = score({model: checkpoint}, rows, settings, max_tokens, site).values()

@@ -2,7 +2,7 @@
 
 Submit it with
 
-    ray job submit --working-dir jobs -- python run_loop.py CONFIG [--out DIR] [--set KEY=VALUE ...]
+    ray job submit --working-dir jobs -- python run_loop.py CONFIG [--out DIR] [--set KEY=VALUE ...] [--anew]
 
 The driver joins the cluster that the job was submitted to. A job that was cut short goes on when it is submitted
 again. Exit codes: 0 done, 2 wrong input, 1 a stage that could not finish.
@@ -31,6 +31,7 @@ def loop(arguments: Sequence[str]) -> None:
     parser.add_argument("config", type=Path, help="YAML config")
     parser.add_argument("--out", help="run directory that every node reaches, or bucket URI")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key and its value")
+    parser.add_argument("--anew", action="store_true", help="delete an earlier run in this folder first")
     given = parser.parse_args(arguments)
     config = load_config(given.config, [*given.set, "cluster.address=auto"], out=given.out)
     if "://" not in config.out and not Path(config.out).is_absolute():
@@ -40,7 +41,7 @@ def loop(arguments: Sequence[str]) -> None:
             "give --out",
         )
     command = shlex.join(["python", "run_loop.py", *arguments])
-    show_result(run(config, display=Display(Console(stderr=True)), command=command))
+    show_result(run(config, display=Display(Console(stderr=True)), anew=given.anew, command=command))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ import torch
 from evoray.config import ClusterConfig, load_config
 from evoray.engine.session import Session, session
 from evoray.pipeline import RunResult, run
+from tests.commands import Command
 from tests.tiny import build_tiny_model
 from tests.tiny_run import write_flawed_task, write_run_config
+from tests.tiny_task import write_task
 
 torch.set_num_threads(1)
 
@@ -48,3 +50,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path,
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     config = write_run_config(task, tiny_model_dir, out)
     return FinishedRun(task=task, config=config, out=out, result=run(load_config(config)))
+
+
+@pytest.fixture
+def evoray(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ray_session: Session) -> Command:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return Command(monkeypatch, capfd)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return write_task(tmp_path / "task")
+
+
+@pytest.fixture
+def config(task: Path, tiny_model_dir: Path, tmp_path: Path) -> Path:
+    return write_run_config(task, tiny_model_dir, tmp_path / "run")

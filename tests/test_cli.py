@@ -7,82 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evoray import cli
-from evoray.engine.session import Session
+from tests.commands import Answer, Command, assert_refusal
 from tests.conftest import FinishedRun
-from tests.engine.test_lock import holder_in
-from tests.tiny_run import write_run_config
-from tests.tiny_task import write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """`evoray` in this process, as its entry point runs it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-
-    def __call__(self, *arguments: object) -> Answer:
-        self._monkeypatch.setattr(sys, "argv", ["evoray", *map(str, arguments)])
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = self._capfd.readouterr()
-        return Answer(code=int(ended.value.code or 0), out=shown.out, err=shown.err)
-
-    def refused(self, *arguments: object) -> str:
-        """The message of a command that ends with exit code 2."""
-        answer = self(*arguments)
-        assert_refusal(answer)
-        return answer.err
-
-    def shown(self, *arguments: object) -> dict[str, Any]:
-        """The facts that a command prints when it succeeds."""
-        answer = self(*arguments)
-        assert answer.code == 0, answer.err
-        facts: dict[str, Any] = json.loads(answer.out)
-        return facts
-
-
-def assert_refusal(answer: Answer) -> None:
-    assert answer.code == 2, answer.err
-    for part in ("error: received: ", "\nexpected: ", "\nto do: "):
-        assert part in answer.err
-    assert "Traceback" not in answer.err
-
-
-@pytest.fixture
-def evoray(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ray_session: Session) -> Command:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return Command(monkeypatch, capfd)
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Path:
-    return write_task(tmp_path / "task")
-
-
-@pytest.fixture
-def config(task: Path, tiny_model_dir: Path, tmp_path: Path) -> Path:
-    return write_run_config(task, tiny_model_dir, tmp_path / "run")
 
 
 class TestConfigs:
@@ -103,24 +37,14 @@ class TestConfigs:
     def test_a_missing_config_is_named(self, evoray: Command, tmp_path: Path) -> None:
         assert "no file" in evoray.refused("run", tmp_path / "absent.yaml")
 
-    def test_a_config_that_changed_under_its_run_is_shown_line_by_line(
-        self, evoray: Command, config: Path, tmp_path: Path
-    ) -> None:
-        (tmp_path / "run").mkdir()
-        evoray.refused("run", config, "--set", "pool=/absent.jsonl", "--seed", 1)  # leaves the config of a run behind
-        message = evoray.refused("run", config, "--set", "pool=/absent.jsonl", "--seed", 2)
-        assert "seed: 1 -> 2" in message
-        assert "--anew" in message
+    def test_a_second_round_with_all_rows_is_refused(self, evoray: Command, config: Path) -> None:
+        assert "set rounds: 1" in evoray.refused("run", config, "--set", "selection.selector=all")
 
-    def test_a_run_directory_in_use_is_refused_with_its_holder(
+    def test_labels_that_cannot_be_read_are_refused_before_any_work(
         self, evoray: Command, config: Path, tmp_path: Path
     ) -> None:
-        holder = holder_in(tmp_path / "run")
-        try:
-            assert f"process {holder.pid}" in evoray.refused("run", config)
-        finally:
-            holder.kill()
-            holder.wait()
+        assert "labels" in evoray.refused("run", config, "--set", "labels=/absent.parquet")
+        assert not (tmp_path / "run" / "pool").exists()
 
 
 class TestPools:
@@ -250,18 +174,6 @@ class TestFeatureFiles:
     def test_features_without_those_of_the_target_are_refused(self, evoray: Command, target: Path) -> None:
         message = evoray.refused("select", "--features", target, "--k", 1, "--out", target.with_name("out"))
         assert "--target-features" in message
-
-
-class TestRunDirectories:
-    def test_a_folder_without_a_run_is_refused(self, evoray: Command, tmp_path: Path) -> None:
-        (tmp_path / "folder").mkdir()
-        evoray.refused("status", tmp_path / "folder")
-        evoray.refused("report", tmp_path / "folder")
-
-    def test_a_path_that_is_not_there_is_not_created_by_a_look_at_it(self, evoray: Command, tmp_path: Path) -> None:
-        evoray.refused("status", tmp_path / "absent")
-        evoray.refused("report", tmp_path / "absent")
-        assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.slow

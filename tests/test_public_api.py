@@ -42,7 +42,7 @@ PARAMETERS = {
     "select": "pool target model k out | selector adapter features_path target_features_path features lora selection "
     "reading seed cluster display",
     "status": "out",
-    "train": "data model out | adapter training lora max_tokens steps seed cluster display",
+    "train": "data model out | adapter training lora reading max_tokens steps seed cluster display",
 }
 
 FIELDS = {

@@ -13,12 +13,12 @@ from evoray.storage import Storage, UnitStore
 from tests.tiny_task import write_config, write_task
 
 #: Reasons, as the summary counts them, of the rows that `write_flawed_task` adds.
-FLAWS = {"empty response": 1, "too long": 1, "not text": 1, "duplicate content": 2}
+FLAWS = {"empty response": 1, "too long": 1, "not text": 1, "duplicate content": 2, "target: empty response": 1}
 ROUNDS = 2
 
 
 def write_flawed_task(folder: Path) -> Path:
-    """A tiny task whose rows carry a column of the user's, and whose pool has unusable rows."""
+    """A tiny task whose rows carry a column of the user's, and whose pool and target have unusable rows."""
     write_task(folder)
     path = folder / "pool.jsonl"
     rows = [{**json.loads(line), "note": f"note {place}"} for place, line in enumerate(path.read_text().splitlines())]
@@ -31,6 +31,8 @@ def write_flawed_task(folder: Path) -> Path:
         {**rows[5], "id": "again-5"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (folder / "target" / "align.jsonl").open("a") as stream:
+        stream.write(json.dumps({"instruction": "1+1?", "output": ""}) + "\n")
     return folder
 
 

@@ -31,7 +31,7 @@ def gradient_goal(
     site: Site,
 ) -> tuple[TileSource, list[str], Goal]:
     """Gradient features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
-    splits = {split: open_target(target, split, seed, 64) for split in ("align", "validate")}
+    splits = {split: open_target(target, split, seed, 64, site) for split in ("align", "validate")}
     proxy = ready_proxy(model, identity, features, lora, seed, pool, site)
     sources = {"pool": pool.source, **{name: split.source for name, split in splits.items()}}
     found = featurise(sources, proxy, features, seed, site)

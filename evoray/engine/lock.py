@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from evoray.errors import LockError, StorageError
+from evoray.errors import ConfigError, LockError, StorageError
 from evoray.storage import Storage
 
 KEY = "lock.json"
@@ -26,7 +26,7 @@ def run_lock(storage: Storage) -> Iterator[None]:
     A lock of a dead process of this host is taken over. Raises LockError where another process holds it.
     """
     mine = _identity()
-    while not storage.create_json(KEY, mine):
+    while not _take(storage, mine):
         try:
             holder = storage.read_json(KEY)
         except StorageError:
@@ -41,6 +41,13 @@ def run_lock(storage: Storage) -> Iterator[None]:
         yield
     finally:
         storage.delete(KEY)
+
+
+def _take(storage: Storage, mine: dict[str, Any]) -> bool:
+    try:
+        return storage.create_json(KEY, mine)
+    except StorageError as error:  # the first thing that is written: where it fails, the place is wrong
+        raise ConfigError(error.received, error.expected, "choose another --out, or mend its permissions") from error
 
 
 def _identity() -> dict[str, Any]:

@@ -184,6 +184,7 @@ def _train(context: Context, number: int, arm: str, steps: int | None) -> dict[s
         lora=config.lora,
         config=config.training,
         max_tokens=config.features.max_tokens,
+        max_chars=config.reading.max_chars,
         steps=steps,
         seed=context.seed_of(number, "train"),
         threads=context.site.session.threads,

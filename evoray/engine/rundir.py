@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -22,18 +23,25 @@ MANIFEST = "manifest.json"
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
 _MAY_CHANGE = ("address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb")
 
+#: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
+_OF_A_RUN = (
+    CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "scores", "quarantine", "rounds", "best",
+    "ray-train", "summary.json", "report.md",
+)  # fmt: skip
+
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
 
 
 def open_run(storage: Storage, config: RunConfig) -> None:
     """Write the config of a new run, or check that it is the one of the run found there.
 
-    Raises ConfigError that shows the difference where it is not.
+    A run begins with its manifest: until all inputs were found good, a corrected config takes the place of the
+    refused one. Raises ConfigError that shows the difference where the config of a begun run is another.
     """
-    if not storage.exists(CONFIG):
+    stored = _stored_config(storage)
+    if stored is None or not storage.exists(MANIFEST):
         storage.write(CONFIG, yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False).encode())
         return
-    stored = yaml.safe_load(storage.read(CONFIG))
     lines = difference(_comparable(stored), _comparable(config.model_dump(by_alias=True, mode="json")))
     if lines:
         raise ConfigError(
@@ -44,22 +52,33 @@ def open_run(storage: Storage, config: RunConfig) -> None:
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key != "out"}
+    kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
     kept["cluster"] = {key: value for key, value in config.get("cluster", {}).items() if key not in _MAY_CHANGE}
     return kept
 
 
+def _stored_config(storage: Storage) -> dict[str, Any] | None:
+    """The config of the run found there. Raises ConfigError for a file of that name that evoray did not write."""
+    if not storage.exists(CONFIG):
+        return None
+    with contextlib.suppress(yaml.YAMLError):
+        stored = yaml.safe_load(storage.read(CONFIG))
+        if isinstance(stored, dict) and set(RunConfig.model_fields) <= set(stored):
+            return stored
+    raise ConfigError(
+        f"{storage.location(CONFIG)}, which is not the record of a run",
+        "a run directory, or a folder without a file of this name",
+        "choose another --out",
+    )
+
+
 def start_anew(storage: Storage) -> None:
-    """Delete a run. Raises ConfigError where the folder holds other things and no run."""
-    keys = list(storage.keys())
-    if keys and CONFIG not in keys:
-        raise ConfigError(
-            f"--anew for {storage.uri}, which holds no run ({keys[0]} ...)",
-            "a run directory, or an empty folder",
-            "choose another --out",
-        )
-    for key in keys:
-        storage.delete(key)
+    """Delete a run, and nothing else that the folder holds. Raises ConfigError as `open_run`."""
+    if _stored_config(storage) is None:
+        return
+    for key in list(storage.keys()):
+        if key.partition("/")[0] in _OF_A_RUN:
+            storage.delete(key)
 
 
 def existing(out: str) -> Storage:

@@ -22,7 +22,7 @@ from evoray.engine.site import Site, Source, fingerprint
 from evoray.engine.units import Work, run_units
 from evoray.engine.workers import FeatureJob, ScoreJob, TargetRows
 from evoray.errors import ModelError
-from evoray.pool import Split, read_target_split
+from evoray.pool import Split, read_target_split, write_quarantine_table
 from evoray.storage import Storage, UnitStore
 
 
@@ -75,15 +75,21 @@ class Target:
     source: Source
     weights: Mapping[str, float]  # of rows that have another weight than 1
     rows: int
+    quarantine: str | None  # where the unusable rows of its file are; None where there are none
 
     def weights_of(self, ids: Sequence[str]) -> npt.NDArray[np.float64] | None:
         """Weights of some rows; None where all are equal."""
         return np.array([self.weights.get(row_id, 1.0) for row_id in ids]) if self.weights else None
 
 
-def open_target(path: str, split: Split, seed: int, unit_rows: int, list_options: bool = False) -> Target:
-    """Look at one split of a target (the driver sees counts and weights, no rows). Raises TargetError."""
-    count, content, weights = in_task(_describe_target, path, split, seed)
+def open_target(path: str, split: Split, seed: int, unit_rows: int, site: Site, list_options: bool = False) -> Target:
+    """Look at one split of a target (the driver sees counts and weights, no rows). Raises TargetError.
+
+    Rows of its file that cannot be used go to quarantine with their reasons.
+    """
+    count, content, weights, quarantine = in_task(_describe_target, path, split, seed, site.storage)
+    if quarantine is not None:
+        site.events.display.note(f"unusable {split} rows of the target: see {site.storage.location(quarantine)}")
     return Target(
         split=split,
         source=Source(
@@ -93,13 +99,20 @@ def open_target(path: str, split: Split, seed: int, unit_rows: int, list_options
         ),
         weights=weights,
         rows=count,
+        quarantine=quarantine,
     )
 
 
-def _describe_target(path: str, split: Split, seed: int) -> tuple[int, str, dict[str, float]]:
-    rows, _ = read_target_split(path, split, seed)
+def _describe_target(
+    path: str, split: Split, seed: int, storage: Storage
+) -> tuple[int, str, dict[str, float], str | None]:
+    rows, refused = read_target_split(path, split, seed)
     weights = {row.id: row.weight for row in rows if row.weight != 1.0}
-    return len(rows), fingerprint(rows=[asdict(row) for row in rows]), weights
+    quarantine = None
+    if refused:  # align and validate cut from one dev file name the same object: its content is its name
+        quarantine = f"quarantine/target-{fingerprint(rows=[asdict(record) for record in refused])}.parquet"
+        storage.write_table(quarantine, write_quarantine_table(refused))
+    return len(rows), fingerprint(rows=[asdict(row) for row in rows]), weights, quarantine
 
 
 def read_features(features: Features) -> tuple[list[str], npt.NDArray[np.float32]]:

@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
 from evoray.engine.round import Context, score_arms
 from evoray.engine.rundir import Rounds, environment
 from evoray.engine.stages import Features, Scores, Target, open_target
 from evoray.engine.workers import PoolRows
-from evoray.errors import TargetError
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference
+from evoray.pool import find_target
 from evoray.report.summary import Arm, Certificate, Choice, Interval, PathPoint, RunSummary, SourceShare
 from evoray.storage import Storage
 
@@ -45,11 +46,16 @@ def keep_best(context: Context, best: int) -> None:
 def final_target(context: Context) -> Target:
     """The rows that the final table is made on: test, or validate where the target has no test rows."""
     config = context.config
-    try:
-        return open_target(config.target, "test", config.seed, config.reading.unit_rows, config.evaluation.list_options)
-    except TargetError:
+    if not in_task(_has_test, config.target):
         context.site.events.display.note("the target has no test rows: the final table is made on validate")
         return context.validate
+    return open_target(
+        config.target, "test", config.seed, config.reading.unit_rows, context.site, config.evaluation.list_options
+    )
+
+
+def _has_test(target: str) -> bool:
+    return find_target(target).test is not None
 
 
 def summarise_run(context: Context, best: int, command: str) -> RunSummary:
@@ -57,7 +63,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
     target = final_target(context)
     numbers = range(1, context.config.rounds + 1)
     control = all(context.storage.exists(f"{Rounds.prefix(n)}/control_trained.json") for n in numbers)
-    good = _good_ids(context.config.labels)
+    good = None if context.config.labels is None else good_ids(context.config.labels)
     kinds = ("control", "adapter") if control else ("adapter",)
     trained = [(number, kind) for number in numbers for kind in kinds]
     base, *rest = score_arms(context, target, [(0, "adapter"), *trained])
@@ -82,7 +88,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
         command=command,
         path=tuple(point for number in numbers for point in _path(context, number)),
         certificates=tuple(c for number in numbers for c in _certificates(context, number)),
-        quarantine=quarantine_counts(context),
+        quarantine=quarantine_counts(context, target),
         timings=timings(context.storage),
         versions=environment()["versions"],
     )
@@ -125,28 +131,14 @@ def _interval(values: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), (float(value) for value in values), strict=True))
 
 
-def _good_ids(labels: str | None) -> set[str] | None:
-    if labels is None:
-        return None
-    return in_task(_read_good, labels)
-
-
-def _read_good(labels: str) -> set[str]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(labels, columns=["id", "label"])
-    return set(table.filter(pc.equal(table["label"], "good"))["id"].to_pylist())
-
-
 def _choice(context: Context, number: int) -> Choice:
     prefix = Rounds.prefix(number)
     facts = context.storage.read_json(f"{prefix}/aligned.json")
     selected = context.storage.read_json(f"{prefix}/selected.json")
-    chosen = context.storage.read_table(f"{prefix}/selected.parquet")
     pool_sources = source_counts(context.pool)
     sources: tuple[SourceShare, ...] = ()
-    if pool_sources and "source" in chosen.column_names:
-        picked = _counts(chosen["source"])
+    if pool_sources:
+        picked = in_task(_chosen_sources, context.storage, f"{prefix}/selected.parquet")
         sources = tuple(
             SourceShare(source=source, pool=count, chosen=picked.get(source, 0))
             for source, count in sorted(pool_sources.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -163,6 +155,11 @@ def _choice(context: Context, number: int) -> Choice:
         tokens_mean=None if tokens is None else tokens / selected["rows"],
         tokens_mean_pool=mean_pool,
     )
+
+
+def _chosen_sources(storage: Storage, key: str) -> dict[str, int]:
+    table = storage.read_table(key)
+    return _counts(table["source"]) if "source" in table.column_names else {}
 
 
 def _mean_tokens(context: Context, identity: str) -> float:
@@ -223,8 +220,8 @@ def _certificates(context: Context, number: int) -> list[Certificate]:
     ]
 
 
-def quarantine_counts(context: Context) -> dict[str, int]:
-    """Pool rows set aside or cut short, by reason: those of reading, and those of the first round's features."""
+def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
+    """Rows set aside or cut short, by reason: in reading, in the first round's features, and in the target's files."""
     prefixes = [f"quarantine/pool-{context.pool.fingerprint}"]
     counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
@@ -235,9 +232,16 @@ def quarantine_counts(context: Context) -> dict[str, int]:
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
     for key in (key for prefix in prefixes for key in context.site.storage.keys(prefix)):
-        for reason, count in _counts(context.site.storage.read_table(key, ["reason"])["reason"]).items():
-            counts[reason] = counts.get(reason, 0) + count
+        _add_reasons(counts, context.site.storage, key, "")
+    splits = (context.align, context.validate, target)
+    for key in sorted({split.quarantine for split in splits if split.quarantine is not None}):
+        _add_reasons(counts, context.site.storage, key, "target: ")
     return counts
+
+
+def _add_reasons(counts: dict[str, int], storage: Storage, key: str, label: str) -> None:
+    for reason, count in _counts(storage.read_table(key, ["reason"])["reason"]).items():
+        counts[label + reason] = counts.get(label + reason, 0) + count
 
 
 def timings(storage: Storage) -> dict[str, float]:
@@ -248,7 +252,10 @@ def timings(storage: Storage) -> dict[str, float]:
     keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
     for key in keys:
         for line in storage.read(key).decode().splitlines():
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a full disk cut this line short; of a run's results it knows nothing
             if event["event"] == "stage":
                 totals[event["stage"]] = totals.get(event["stage"], 0.0) + event["seconds"]
     return {name: round(seconds, 2) for name, seconds in totals.items()}

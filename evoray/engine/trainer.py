@@ -31,6 +31,7 @@ class TrainJob:
     lora: LoraConfig
     config: TrainingConfig
     max_tokens: int
+    max_chars: int  # of one row, as the pool was read with
     steps: int | None  # None: as many as the config's epochs take
     seed: int
     threads: int
@@ -98,7 +99,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         model = new_adapter(base, job.lora, job.seed)
     else:
         model = load_adapter(base, job.start.fetch(), trainable=True)
-    rows, _ = load_rows(job.data)
+    rows, refused = load_rows(job.data, job.max_chars)
     samples = [sample for sample in encode(rows, tokenizer, job.max_tokens) if any(sample.supervised)]
     steps = job.steps or steps_of(len(samples), job.config.batch_size, job.config.epochs)
 
@@ -123,6 +124,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
             job.out.upload(Path(scratch))
             facts = {
                 "rows": len(samples),
+                "left_out": len(refused) + len(rows) - len(samples),  # unusable, or without a supervised token
                 "row_tokens": sum(len(sample.ids) for sample in samples),
                 "steps": result.steps,
                 "tokens": result.tokens,

@@ -113,7 +113,7 @@ class _UnitActor:
             return StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",
-                "look for rows of extreme size in this unit, or lower batch_tokens; then run the same command again",
+                "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
             result = self._worker(index).compute(unit)

@@ -16,7 +16,7 @@ from evoray.engine.units import UnitResult, UnitWorker
 from evoray.errors import ModelError
 from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
 from evoray.records import Row, UnitSpan
-from evoray.storage import Storage, UnitStore
+from evoray.storage import UnitStore
 
 if TYPE_CHECKING:
     from evoray.models.folder import Folder
@@ -196,8 +196,3 @@ class _Scorer(UnitWorker):
             }
         )
         return UnitResult(table=table, facts={})
-
-
-def feature_store(storage: Storage, fingerprint: str) -> UnitStore:
-    """Where the features of a fingerprint live."""
-    return UnitStore(storage, f"features/{fingerprint}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.config import LoraConfig
@@ -30,7 +31,7 @@ def load_model(reference: str) -> PreTrainedModel:
     """The causal language model in float32, in evaluation mode. Raises ModelError."""
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(reference), dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise missing_model(reference, _first_line(error)) from error
     return model.eval()
 
@@ -64,7 +65,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool = False) -
             )
     try:
         return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"adapter {folder}: {_first_line(error)}",
             f"an adapter trained on a model of this shape ({model.config.model_type})",

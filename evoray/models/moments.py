@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from evoray.errors import ModelError
 
 MOMENTS_FILE = "moments.safetensors"
 
@@ -37,14 +39,19 @@ def save_moments(folder: Path, moments: Moments) -> None:
 
 
 def load_moments(folder: str | Path) -> Moments | None:
-    """The moments stored beside an adapter, or None."""
+    """The moments stored beside an adapter, or None. Raises ModelError for a damaged file."""
     path = Path(folder) / MOMENTS_FILE
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as stored:
-        origin = (stored.metadata() or {}).get("origin", "optimizer")
-        names = stored.keys()  # the open file is no mapping and cannot be iterated over
-        return Moments({name: stored.get_tensor(name) for name in names}, origin)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            origin = (stored.metadata() or {}).get("origin", "optimizer")
+            names = stored.keys()  # the open file is no mapping and cannot be iterated over
+            return Moments({name: stored.get_tensor(name) for name in names}, origin)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path}: {error}", "the moments as evoray wrote them", "train or warm up the adapter again"
+        ) from error
 
 
 def second_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,14 +29,15 @@ def resolve_model(reference: str) -> str:
 
 
 def model_fingerprint(reference: str) -> str:
-    """SHA-256 over a local model's weights, config and tokenizer; over name and commit of a hub model.
+    """SHA-256 over a local model's weights, config and tokenizer; over the name of a hub model.
 
     Raises ModelError for a directory that holds no model and for a hub model that cannot be had.
     """
     folder = Path(resolve_model(reference))
     digest = hashlib.sha256()
     if not folder.is_dir():
-        digest.update(f"{reference}@{_hub_commit(reference)}".encode())
+        _check_hub(reference)
+        digest.update(reference.encode())
         return digest.hexdigest()
     _check_directory(reference, folder)
     for path in sorted(folder.glob("*")):
@@ -64,20 +65,22 @@ def _check_directory(reference: str, folder: Path) -> None:
         raise missing_model(reference, f"the directory has no {' and no '.join(lacking)}")
 
 
-def _hub_commit(reference: str) -> str:
-    """The commit that the hub's main branch is at; without the hub, that of the copy in the cache."""
+def _check_hub(reference: str) -> None:
+    """Raise ModelError where the hub has no such model, or does not answer and the cache has no copy."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        return str(HfApi().model_info(reference, timeout=_HUB_SECONDS).sha)
-    except (HfHubHTTPError, HFValidationError) as error:
+        files = {file.rfilename for file in HfApi().model_info(reference, timeout=_HUB_SECONDS).siblings or ()}
+        if "config.json" not in files:
+            raise missing_model(reference, "the hub's repository has no config.json")
+    except (RepositoryNotFoundError, HFValidationError) as error:  # a gated one is a RepositoryNotFoundError, too
         raise missing_model(reference, str(error).strip().splitlines()[0]) from error
-    except Exception as error:  # the client's transport errors have no public base class
-        cached = try_to_load_from_cache(reference, "config.json")
-        if not isinstance(cached, str):
+    except ModelError:
+        raise
+    except Exception as error:  # an outage: the client's transport and HTTP errors have no public base class
+        if not isinstance(try_to_load_from_cache(reference, "config.json"), str):
             raise missing_model(reference, f"the hub does not answer ({error}), and no copy is in its cache") from error
-        return Path(cached).parent.name
 
 
 def _embedded_directory() -> Path:

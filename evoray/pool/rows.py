@@ -45,8 +45,11 @@ _OPTIONAL_TYPES = {
 }
 _ID_DIGITS = 16
 
+#: Characters of one row; longer ones are quarantined.
+MAX_CHARS = 1_000_000
 
-def normalise(raw: pa.Table, span: UnitSpan, max_chars: int = 1_000_000) -> tuple[pa.Table, list[Quarantined]]:
+
+def normalise(raw: pa.Table, span: UnitSpan, max_chars: int = MAX_CHARS) -> tuple[pa.Table, list[Quarantined]]:
     """The usable rows of a raw unit table, and the others with their reasons (stage "normalise").
 
     The result has the user's columns (less ROW_COLUMN and names that begin with `evoray_`), `id` (the one

@@ -11,15 +11,15 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from evoray.errors import StorageError
+from evoray.errors import ConfigError, StorageError
 
 
 class Storage:
@@ -34,20 +34,20 @@ class Storage:
         text = str(uri)
         if text.startswith("file://"):
             text = text.removeprefix("file://")
-        if "://" in text:
-            self.uri = text.rstrip("/")
-            self._store: Any = from_url(self.uri)
-        else:
-            path = Path(text).expanduser().absolute()
-            self.uri = str(path)
-            try:
+        try:
+            if "://" in text:
+                self.uri = text.rstrip("/")
+                self._store: Any = from_url(self.uri)
+            else:
+                path = Path(text).expanduser().absolute()
+                self.uri = str(path)
                 self._store = LocalStore(path, mkdir=True)
-            except (OSError, obstore.exceptions.BaseError) as error:
-                raise StorageError(
-                    f"{path}: {error}",
-                    "a folder that can be created and written",
-                    "choose another output folder or mend its permissions",
-                ) from error
+        except (OSError, ValueError, BaseError) as error:
+            raise ConfigError(
+                f"storage at {text}: {_first_line(error)}",
+                "a folder that can be created and written, or an s3://, gs:// or az:// URI",
+                "choose another place or mend its permissions",
+            ) from error
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
         return Storage, (self.uri,)
@@ -89,15 +89,27 @@ class Storage:
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace the whole object at once: readers see the old bytes or the new ones."""
-        obstore.put(self._store, key, data, use_multipart=False)
+        self._put(key, data, "overwrite")
 
     def create(self, key: str, data: bytes) -> bool:
         """Put-if-absent: True if this call wrote the object, False if it was there already."""
         try:
-            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            self._put(key, data, "create")
         except AlreadyExistsError:
             return False
         return True
+
+    def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> None:
+        try:
+            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except AlreadyExistsError:
+            raise
+        except (OSError, BaseError) as error:
+            raise StorageError(
+                f"{self.location(key)} cannot be written: {_first_line(error)}",
+                "storage with room, and the permission to write to it",
+                "mend that; then the same command goes on",
+            ) from error
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -132,6 +144,10 @@ class Storage:
     def write_table(self, key: str, table: pa.Table) -> None:
         """Write or replace a Parquet object."""
         self.write(key, table_to_bytes(table))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def json_bytes(value: Any, *, sort_keys: bool = True) -> bytes:

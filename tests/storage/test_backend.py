@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from evoray.errors import StorageError
+from evoray.errors import ConfigError, StorageError
 from evoray.models.folder import Folder
 from evoray.storage import Storage
 
@@ -64,7 +64,7 @@ def test_a_relative_root_is_made_absolute_where_it_is_built(tmp_path: Path, monk
 
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(StorageError, match="folder that can be created"):
+    with pytest.raises(ConfigError, match="folder that can be created"):
         Storage(tmp_path / "file" / "run")
 
 
