@@ -39,7 +39,7 @@ from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
 from evoray.errors import ConfigError
-from evoray.evaluation.intervals import bootstrap_mean
+from evoray.evaluation.intervals import summarise
 from evoray.models.folder import Folder
 from evoray.records import Score
 from evoray.report.markdown import render
@@ -324,18 +324,7 @@ def evaluate(
         folder = None if adapter is None else Folder.at(adapter)
         checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
         (scores,) = score({model: checkpoint}, rows, settings, max_tokens, site).values()
-    answered = [float(correct) for correct in scores.correct if correct is not None]
-    loss = bootstrap_mean(scores.loss, seed=0)
-    accuracy = bootstrap_mean(answered, seed=0) if answered else (None, None, None)
-    return Score(
-        loss=loss[0],
-        loss_low=loss[1],
-        loss_high=loss[2],
-        accuracy=accuracy[0],
-        accuracy_low=accuracy[1],
-        accuracy_high=accuracy[2],
-        rows=len(scores.ids),
-    )
+    return summarise(scores.loss, scores.correct)
 
 
 def status(out: str) -> Mapping[str, Any]:

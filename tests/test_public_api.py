@@ -128,6 +128,12 @@ def test_every_command_and_option_explains_itself(command: str) -> None:
     assert [parameter.name for parameter in found.params if not parameter.help] == []
 
 
-def test_importing_the_package_imports_neither_ray_nor_torch() -> None:
-    code = "import sys, evoray, evoray.cli; sys.exit(bool({'ray', 'torch', 'transformers'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [("evoray, evoray.cli", {"ray", "torch", "transformers"}), ("evoray.pipeline", {"torch", "transformers"})],
+    ids=["package", "driver"],
+)
+def test_imports_stay_light(modules: str, heavy: set[str]) -> None:
+    """The driver holds no model: torch is for its workers."""
+    code = f"import sys, {modules}; sys.exit(bool({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evoray.errors import StageError
-from evoray.evaluation.likelihood import RowScore
 from evoray.records import Score
 
 Floats = npt.NDArray[np.float64]
@@ -62,23 +61,24 @@ def paired_difference_seeds(
     return _interval(float(difference_SR.mean()), np.concatenate(means), level)
 
 
-def summarise(scores: Sequence[RowScore], seed: int = 0) -> Score:
+def summarise(losses: Sequence[float], correct: Sequence[bool | None], seed: int = 0) -> Score:
     """One model's row of the results table: mean loss and accuracy with 95% intervals.
 
-    `rows` counts all rows; `facts` says how many had no loss or no verdict, where there were such. Raises StageError
-    where no row has a loss.
+    losses, correct: of the same rows [R]; NaN is a row without loss, None one without verdict. `rows` counts all
+    rows; `facts` says how many had no loss or no verdict, where there were such. Raises StageError where no row
+    has a loss.
     """
-    loss, loss_low, loss_high = bootstrap_mean([score.loss for score in scores], seed)
-    judged = [float(score.correct) for score in scores if score.correct is not None]
+    loss, loss_low, loss_high = bootstrap_mean(losses, seed)
+    judged = [float(verdict) for verdict in correct if verdict is not None]
     accuracy: tuple[float | None, float | None, float | None] = (None, None, None)
     if judged:
         accuracy = bootstrap_mean(judged, seed)
-    without_loss = sum(np.isnan(score.loss) for score in scores)
+    without_loss = int(np.isnan(np.asarray(losses, dtype=np.float64)).sum())
     facts: dict[str, str] = {}
     if without_loss:
         facts["rows without loss"] = str(without_loss)
-    if judged and len(judged) < len(scores):
-        facts["rows without verdict"] = str(len(scores) - len(judged))
+    if judged and len(judged) < len(losses):
+        facts["rows without verdict"] = str(len(losses) - len(judged))
     return Score(
         loss=loss,
         loss_low=loss_low,
@@ -86,7 +86,7 @@ def summarise(scores: Sequence[RowScore], seed: int = 0) -> Score:
         accuracy=accuracy[0],
         accuracy_low=accuracy[1],
         accuracy_high=accuracy[2],
-        rows=len(scores),
+        rows=len(losses),
         facts=facts or None,
     )
 

@@ -8,7 +8,6 @@ from scipy import stats
 
 from evoray.errors import StageError
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference, paired_difference_seeds, summarise
-from evoray.evaluation.likelihood import RowScore
 
 RNG = np.random.default_rng(7)
 VALUES = RNG.exponential(size=120)
@@ -95,17 +94,13 @@ def test_different_rows_cannot_be_paired() -> None:
         paired_difference([1.0, 2.0], [1.0], seed=0)
 
 
-def score(loss: float, correct: bool | None) -> RowScore:
-    return RowScore(id="x", loss=loss, correct=correct, choice_scores=None)
-
-
 def test_a_summary_holds_means_and_says_what_could_not_be_judged() -> None:
-    summary = summarise([score(1.0, True), score(2.0, False), score(math.nan, None)])
+    summary = summarise([1.0, 2.0, math.nan], [True, False, None])
     assert (summary.loss, summary.accuracy, summary.rows) == (1.5, 0.5, 3)
     assert summary.facts == {"rows without loss": "1", "rows without verdict": "1"}
     assert summary.loss_low <= summary.loss <= summary.loss_high
 
 
 def test_a_summary_without_choices_has_no_accuracy() -> None:
-    summary = summarise([score(1.0, None), score(2.0, None)])
+    summary = summarise([1.0, 2.0], [None, None])
     assert (summary.accuracy, summary.accuracy_low, summary.accuracy_high, summary.facts) == (None, None, None, None)
