@@ -194,8 +194,8 @@ def _path(context: Context, number: int) -> list[PathPoint]:
     return [
         PathPoint(
             round=number,
-            diversity=point["lam"],
-            potential=point["r"],
+            lam=point["lam"],
+            r=point["r"],
             transport_cost=point["validate_cost"],
             chosen=point["lam"] == facts["lambda"] and point["r"] == facts["r"],
         )

@@ -108,8 +108,8 @@ def _path(run: RunSummary) -> str:
     rows = [
         (
             str(point.round),
-            f"{point.diversity:g}",
-            f"{point.potential:g}",
+            f"{point.lam:g}",
+            f"{point.r:g}",
             f"{point.transport_cost:.6g}",
             "chosen" if point.chosen else "",
         )

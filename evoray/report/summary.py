@@ -52,8 +52,8 @@ class PathPoint:
     """One candidate setting of the selection, and what it gave on the validation rows."""
 
     round: Count
-    diversity: float  # lambda, the weight of the diversity term
-    potential: float  # r, the weight of the transport potential
+    lam: float  # lambda, the weight of the diversity energy
+    r: float  # eps over the standard deviation of the cost
     transport_cost: float
     chosen: bool = False
 

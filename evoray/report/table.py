@@ -15,6 +15,7 @@ Cells = tuple[str, ...]
 
 _MARKDOWN_CONTROL = re.compile(r"([\\`*_{}\[\]|#~$])")
 _UNKNOWN = "-"
+_WORD = 12  # characters that a column of a narrow terminal keeps together
 
 
 def result_rows(arms: Sequence[Arm]) -> tuple[Cells, list[Cells]]:
@@ -36,9 +37,11 @@ def result_rows(arms: Sequence[Arm]) -> tuple[Cells, list[Cells]]:
 
 def rich_table(header: Cells, rows: Sequence[Cells], title: str | None = None) -> Table:
     """Terminal table, numbers to the right; text from data is shown as it is, never read as rich markup."""
-    table = Table(title=None if title is None else Text(title))
+    table = Table(title=None if title is None else Text(title), show_edge=False)
     for place, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if place == 0 else "right")
+        words = [word for row in (header, *rows) for word in _one_line(row[place]).split()]
+        width = min(_WORD, max(map(len, words), default=0))  # a number is never cut in two, a long name may be
+        table.add_column(Text(name), justify="left" if place == 0 else "right", min_width=width, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_one_line(cell)) for cell in row))
     return table

@@ -58,7 +58,7 @@ def run(**changes: Any) -> RunSummary:
             tokens_mean=50.0,
             tokens_mean_pool=40.0,
         ),
-        path=(PathPoint(round=1, diversity=0.3, potential=0.1, transport_cost=0.5, chosen=True),),
+        path=(PathPoint(round=1, lam=0.3, r=0.1, transport_cost=0.5, chosen=True),),
         certificates=(Certificate(name="dual gap", value=1e-4, bound=1e-3, holds=True),),
         quarantine={"no answer": 3, "empty": 30},
         timings={"featurise": 60.0, "train": 30.5},
@@ -148,6 +148,16 @@ def test_a_table_in_the_terminal_shows_the_same_cells_and_reads_no_markup() -> N
     assert "test [red]" in shown
     assert "[red]" in shown.split("a|b")[1]
     assert all(cell in shown for row in rows for cell in row)
+
+
+def test_a_table_of_eighty_columns_cuts_no_number() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    header, rows = result_rows(run().arms)
+    console.print(rich_table(header, rows))
+    shown = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    for word in (word for row in rows for cell in row for word in cell.split()):
+        assert word in shown
 
 
 def test_a_table_of_no_rows_is_a_header_alone() -> None:
