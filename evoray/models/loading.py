@@ -29,8 +29,13 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
 
 def load_model(reference: str) -> PreTrainedModel:
     """The causal language model in float32, in evaluation mode. Raises ModelError."""
+    # On a CPU the backward pass of fused attention works in small blocks; plain matrix products are 1.4 times as
+    # fast (SmolLM2-135M, rows of 150 tokens, bfloat16).
+    attention = None if torch.cuda.is_available() else "eager"
     try:
-        model = AutoModelForCausalLM.from_pretrained(resolve_model(reference), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_model(reference), dtype=torch.float32, attn_implementation=attention
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise missing_model(reference, _first_line(error)) from error
     return model.eval()
