@@ -41,8 +41,13 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head and a second node, started in different folders, that want a token and listen on this machine alone."""
     folder, port, dashboard = tmp_path_factory.mktemp("cluster"), free_port(), free_port()
-    # Sockets below it have short names only where its own is short.
-    with tempfile.TemporaryDirectory(prefix="evo-") as short, marked() as mark:
+    # Sockets below them have short names only where their own are short. One folder each, as on two machines: a node
+    # replaces the working directory that another one unpacked in the same place, under its running processes.
+    with (
+        tempfile.TemporaryDirectory(prefix="evo-") as first,
+        tempfile.TemporaryDirectory(prefix="evo-") as second,
+        marked() as mark,
+    ):
         environment = {
             **os.environ,
             **mark,
@@ -54,13 +59,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         environment.pop("RAY_ADDRESS", None)
         head = [
             "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={free_port()}", f"--temp-dir={short}",
+            f"--ray-client-server-port={free_port()}", f"--temp-dir={first}",
         ]  # fmt: skip
         address = f"{ray.util.get_node_ip_address()}:{port}"
         nodes = [start_node("head", head, folder, environment)]
         try:
             wait_for_nodes(1, address, nodes, folder, environment)
-            nodes.append(start_node("second", [f"--address={address}"], folder, environment))
+            nodes.append(start_node("second", [f"--address={address}", f"--temp-dir={second}"], folder, environment))
             wait_for_nodes(2, address, nodes, folder, environment)
             yield Cluster(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment)
         finally:
