@@ -20,6 +20,17 @@ from tests.tiny_task import write_task
 torch.set_num_threads(1)
 
 
+#: Costly fixtures that several files share.
+_SHARED = {"finished_run", "cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two test processes one gets all tests with the shared fixtures, and either gets whole files of the others."""
+    for item in items:
+        shared = _SHARED.intersection(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("shared" if shared else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama and its byte-level tokenizer, built once."""

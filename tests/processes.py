@@ -20,8 +20,10 @@ def marked() -> Iterator[dict[str, str]]:
     try:
         yield mark
     finally:
-        for process in alive(mark):
+        left = alive(mark)
+        for process in left:
             process.kill()
+        psutil.wait_procs(left, timeout=60)  # nothing writes to the test's folders from here on
 
 
 def alive(mark: dict[str, str]) -> list[psutil.Process]:

@@ -69,10 +69,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             wait_for_nodes(2, address, nodes, folder, environment)
             yield Cluster(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment)
         finally:
-            for process in nodes[::-1]:
-                process.terminate()
-            for process in nodes:
-                process.wait(60)
+            for process in nodes:  # a graceful end takes half a minute; the mark ends what they started
+                process.kill()
+                process.wait()
 
 
 def start_node(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
