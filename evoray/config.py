@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from evoray.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Preconditioning = Literal["none", "adam", "less"]
+SketchKind = Literal["sparse", "rademacher", "kronecker"]
 
 SELECTORS = ("evoselect", "random", "all")
 
@@ -38,25 +40,66 @@ class WarmupConfig(_Section):
     """The short fine-tune on random pool rows that gives a fresh proxy adapter non-zero gradients."""
 
     rows: int = Field(64, ge=1)  # random rows of the pool
+    epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
+    checkpoints: int = Field(1, ge=1)  # adapters kept on the way, each weighed by the mean learning rate before it
     threads: int = Field(2, ge=1)  # compute threads of this one process; part of what makes a run repeatable
 
 
 class FeatureConfig(_Section):
-    """Gradient features of candidates and target rows."""
+    """Features of candidates and target rows."""
 
-    representation: Literal["gradient"] = "gradient"
-    model: str | None = None  # the proxy; None: the model that is trained
-    adapter: str | None = None  # a ready adapter directory; None: warm one up
-    dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch
+    representation: Literal["gradient", "rds", "embed", "hidden_mean"] = "gradient"
+    model: str | None = None  # the proxy; None: the model that is trained (for embed: minilm)
+    adapter: str | tuple[str, ...] | None = None  # ready adapter directories; None: warm one up
+    adapter_weights: tuple[float, ...] | None = None  # what each of several counts; None: the same
+    parameters: Literal["lora", "base"] = "lora"  # whose gradients; base: the model's own linear layers
+    dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch, of one checkpoint
+    sketch: SketchKind = "sparse"
     max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
-    preconditioning: Literal["none", "adam"] = "adam"
+    preconditioning: Preconditioning = "adam"
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
     batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
     warmup: WarmupConfig = WarmupConfig()
     seed: int | None = None  # of warm-up and sketch; None: the run's. Runs that share it share features
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether features are gradients of a LoRA adapter."""
+        return self.representation == "gradient" and self.parameters == "lora"
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The ready adapters."""
+        return (self.adapter,) if isinstance(self.adapter, str) else self.adapter or ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FeatureConfig:
+        if self.adapter_weights is not None and (
+            len(self.adapter_weights) != len(self.adapters) or min(self.adapter_weights, default=0) <= 0
+        ):
+            raise ConfigError(
+                f"features.adapter_weights = {list(self.adapter_weights)} for {len(self.adapters)} adapters",
+                "one positive weight for each path of features.adapter",
+                "give as many weights as adapters",
+            )
+        if self.representation != "gradient":
+            return self
+        if self.sketch == "kronecker" and self.preconditioning != "none":
+            raise ConfigError(
+                f"features.sketch: kronecker with features.preconditioning: {self.preconditioning}",
+                "a factored sketch of plain gradients: it cannot weight single coordinates",
+                "set features.preconditioning: none, or features.sketch: sparse",
+            )
+        if self.parameters == "base" and self.sketch != "kronecker":
+            raise ConfigError(
+                f"features.parameters: base with features.sketch: {self.sketch}",
+                "a factored sketch: gradients of all base weights are too large to be formed",
+                "set features.sketch: kronecker and features.preconditioning: none",
+            )
+        return self
 
 
 class PoolConfig(_Section):
@@ -145,17 +188,30 @@ class RunConfig(_Section):
                 "one round: the first uses every row",
                 "set rounds: 1",
             )
+        check_metric(self.features, self.selection)
         return self
 
     @property
     def proxy_model(self) -> str:
-        """The model whose gradients are the features."""
-        return self.features.model or self.model
+        """The model that features are taken from."""
+        return self.features.model or ("minilm" if self.features.representation == "embed" else self.model)
 
     @property
     def feature_seed(self) -> int:
         """The seed of the proxy's warm-up and of the sketch."""
         return self.seed if self.features.seed is None else self.features.seed
+
+
+def check_metric(features: FeatureConfig, selection: SelectionConfig) -> None:
+    """Raise ConfigError where the selection needs distances among candidates and the features give none."""
+    diverse = selection.selector == "evoselect" and selection.energy != "none" and selection.lam != 0
+    if diverse and features.uses_lora and features.preconditioning == "less":
+        raise ConfigError(
+            f"features.preconditioning: less with selection.energy: {selection.energy}",
+            "a selection by alignment alone: `less` scores candidates against targets, and says nothing of how they"
+            " differ from one another",
+            "set selection.energy: none, or features.preconditioning: adam",
+        )
 
 
 def check_selector(name: str) -> None:

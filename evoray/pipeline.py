@@ -126,7 +126,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
     pool = read_pool(config.pool, config.reading, site)
     if config.selection.selector != "all":
         check_picks(config.selection.k, config.rounds, pool.usable)
-    ready = None if config.features.adapter is None else Folder.at(config.features.adapter).fingerprint()
+    ready = [Folder.at(path).fingerprint() for path in config.features.adapters]
     check_manifest(
         storage,
         {
@@ -135,7 +135,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "validate": validate.source.identity,
             "model": identity,
             "proxy": proxy_identity,
-            "adapter": ready,
+            "adapters": ready,
             "seed": config.seed,
         },
     )

@@ -19,6 +19,7 @@ MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 
 #: Bits of the `flags` column of a feature unit.
 FLAG_TRUNCATED = 1
+FLAG_NORM_OUTLIER = 2  # the norm is far off those of the unit's other rows
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,17 @@ class UnitSpan:
 
 
 def feature_schema(dim: int) -> pa.Schema:
-    """Columns of a feature unit: id, unit-norm feature, norm before normalisation, tokens, flags."""
+    """Columns of a feature unit: id, unit-norm feature, norm before normalisation, tokens, loss, flags.
+
+    `supervised` counts the tokens that carry loss; `loss` is null for representations that compute none.
+    """
     return pa.schema(
         [
             ("id", pa.string()),
             ("feature", pa.list_(pa.float32(), dim)),
             ("norm", pa.float32()),
             ("tokens", pa.int32()),
+            ("supervised", pa.int32()),
             ("loss", pa.float32()),
             ("flags", pa.uint8()),
         ]

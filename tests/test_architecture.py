@@ -37,7 +37,7 @@ PURE = (
     "evoray/diversity/",
     "evoray/selection/",
     "evoray/evaluation/intervals.py",
-    "evoray/features/sketch.py",
+    "evoray/features/sketches",
 )
 IMPURE_MODULES = {
     *("os", "pathlib", "io", "shutil", "tempfile", "subprocess"),

@@ -225,7 +225,7 @@ class TestCommands:
             "--dim", 64, *settings,
         )  # fmt: skip
         assert (pool["rows"], pool["quarantined"]) == (60, 0)
-        (adapter,) = (tmp_path / "f" / "warmup").iterdir()
+        (adapter,) = (tmp_path / "f" / "warmup").glob("*/checkpoint-1")
         target = evoray.shown(
             "featurize", "--pool", task / "target" / "align.jsonl", "--model", tiny_model_dir, "--out", tmp_path / "t",
             "--dim", 64, "--adapter", adapter, *settings,

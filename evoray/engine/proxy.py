@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,26 @@ class Checkpoint:
         return cls(model=model, adapter=adapter, identity=fingerprint(**parts))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """The model that features are taken from, at one or more checkpoints of its adapter (none: as it is)."""
+
+    model: str
+    adapters: tuple[Folder, ...]
+    weights: tuple[float, ...]  # what each checkpoint counts
+    identity: str
+
+    @classmethod
+    def of(
+        cls, model: str, model_identity: str, adapters: Sequence[Folder] = (), weights: Sequence[float] | None = None
+    ) -> Proxy:
+        """Read the adapters' weights for the fingerprint."""
+        counts = tuple(weights or [1.0] * len(adapters))
+        prints = [adapter.fingerprint() for adapter in adapters]
+        identity = fingerprint(model=model_identity, adapters=prints, weights=counts)
+        return cls(model=model, adapters=tuple(adapters), weights=counts, identity=identity)
+
+
 def ready_proxy(
     model: str,
     identity: str,
@@ -62,13 +82,12 @@ def ready_proxy(
     seed: int,
     pool: Pool,
     site: Site,
-) -> Checkpoint:
-    """The model whose gradients are features: with the adapter of the config, or with one warmed up on the pool."""
-    if features.adapter is not None:
-        adapter = Folder.at(features.adapter)
-    else:
-        adapter = warm_up_adapter(pool, model, identity, lora, features, seed, site)
-    return Checkpoint.of(model, identity, adapter)
+) -> Proxy:
+    """The model that features are taken from: with the adapters of the config, or with one warmed up on the pool."""
+    if features.adapters or not features.uses_lora:
+        adapters = [Folder.at(path) for path in features.adapters]
+        return Proxy.of(model, identity, adapters, features.adapter_weights)
+    return warm_up_adapter(pool, model, identity, lora, features, seed, site)
 
 
 def warm_up_adapter(
@@ -79,8 +98,8 @@ def warm_up_adapter(
     config: FeatureConfig,
     seed: int,
     site: Site,
-) -> Folder:
-    """The proxy's adapter after a short fine-tune on random pool rows; made once for equal inputs."""
+) -> Proxy:
+    """The proxy after a short fine-tune of a fresh adapter on random pool rows; made once for equal inputs."""
     identity = fingerprint(
         pool=pool.fingerprint,
         model=model_identity,
@@ -90,21 +109,26 @@ def warm_up_adapter(
         precision=config.precision,
         seed=seed,
     )
-    storage = site.storage
-    folder = Folder(storage=storage, prefix=f"warmup/{identity}")
-    steps = -(-config.warmup.rows // config.warmup.batch_size)
+    storage, prefix = site.storage, f"warmup/{identity}"
+    folders = [
+        Folder(storage=storage, prefix=f"{prefix}/checkpoint-{number}")
+        for number in range(1, config.warmup.checkpoints + 1)
+    ]
+    steps = -(-config.warmup.rows // config.warmup.batch_size) * config.warmup.epochs
     with site.events.stage("warm up proxy", steps) as stage:
-        if storage.exists(f"{folder.prefix}/done.json"):
+        if storage.exists(f"{prefix}/done.json"):
             stage.advance(steps)
-            return folder
-        counter = Counter.start()
-        with watched(counter, stage):
-            loss = in_process(
-                _warm_up, pool.rows, pool.units, model, lora, config, seed, folder, counter, cpus=config.warmup.threads
-            )
-        storage.write_json(f"{folder.prefix}/done.json", {"loss": loss})
-        ray.kill(counter)
-    return folder
+        else:
+            counter = Counter.start()
+            with watched(counter, stage):
+                done = in_process(
+                    _warm_up, pool.rows, pool.units, model, lora, config, seed, folders, counter,
+                    cpus=config.warmup.threads,
+                )  # fmt: skip
+            storage.write_json(f"{prefix}/done.json", done)
+            ray.kill(counter)
+    weights = storage.read_json(f"{prefix}/done.json")["weights"]
+    return Proxy.of(model, model_identity, folders, weights)
 
 
 def _warm_up(
@@ -114,9 +138,9 @@ def _warm_up(
     lora: LoraConfig,
     config: FeatureConfig,
     seed: int,
-    folder: Folder,
+    folders: Sequence[Folder],
     counter: Any,
-) -> float:
+) -> dict[str, Any]:
     import torch
 
     from evoray.models.loading import autocast_dtype, load_model, load_tokenizer, new_adapter, to_device
@@ -126,7 +150,7 @@ def _warm_up(
     chosen = _random_rows(rows, units, config.warmup.rows, seed)
     scratch = Path(tempfile.mkdtemp(prefix="evoray-warmup-"))
     try:
-        loss = warm_up(
+        done = warm_up(
             to_device(new_adapter(load_model(model), lora, seed)),
             load_tokenizer(model),
             chosen,
@@ -138,10 +162,11 @@ def _warm_up(
             precision=autocast_dtype(config.precision),
             progress=counter.reach.remote,
         )
-        folder.upload(scratch)
+        for number, folder in enumerate(folders, 1):
+            folder.upload(scratch / f"checkpoint-{number}")
     finally:
         shutil.rmtree(scratch)
-    return loss
+    return asdict(done)
 
 
 def _random_rows(rows: PoolRows, units: Sequence[int], count: int, seed: int) -> list[Any]:

@@ -22,7 +22,7 @@ from evoray.engine.choose import (
     write_selected,
 )
 from evoray.engine.pools import Pool
-from evoray.engine.proxy import Checkpoint
+from evoray.engine.proxy import Checkpoint, Proxy
 from evoray.engine.rundir import Rounds
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
 from evoray.engine.site import Site
@@ -56,7 +56,7 @@ class Context:
     align: Target
     validate: Target
     model_identity: str  # of the learner's base weights
-    proxy: Checkpoint | None  # after the warm-up; None where the selector needs no features
+    proxy: Proxy | None  # after the warm-up; None where the selector needs no features
 
     @property
     def rounds(self) -> Rounds:
@@ -115,12 +115,12 @@ class _RoundFeatures:
     validate: Features
 
 
-def _proxy_of(context: Context, number: int) -> Checkpoint | None:
+def _proxy_of(context: Context, number: int) -> Proxy | None:
     """The proxy of a round: warmed up at first, then the model as trained so far, if features follow it."""
-    follows = context.config.features.refresh == "each_round" and context.config.features.model is None
+    follows = context.config.features.refresh == "each_round" and context.config.proxy_model == context.config.model
     if number == 1 or context.proxy is None or not follows:
         return context.proxy
-    return Checkpoint.of(context.config.model, context.model_identity, context.adapter(number - 1, "adapter"))
+    return Proxy.of(context.config.model, context.model_identity, [context.adapter(number - 1, "adapter")])
 
 
 def _features(context: Context, number: int) -> _RoundFeatures | None:

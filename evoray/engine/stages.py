@@ -15,15 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from evoray.config import EvaluationConfig, FeatureConfig
-from evoray.engine.proxy import Checkpoint
+from evoray.engine.proxy import Checkpoint, Proxy
 from evoray.engine.remote import in_task
 from evoray.engine.shards import matrix_of
 from evoray.engine.site import Site, Source, fingerprint
 from evoray.engine.units import Work, run_units
 from evoray.engine.workers import FeatureJob, ScoreJob, TargetRows
-from evoray.errors import ModelError
 from evoray.pool import Split, read_target_split, write_quarantine_table
 from evoray.storage import Storage, UnitStore
+
+#: The source of candidates; all other sources of features are rows of the target.
+POOL = "pool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +44,28 @@ class Features:
 
 
 def featurise(
-    sources: Mapping[str, Source], proxy: Checkpoint, config: FeatureConfig, seed: int, site: Site
+    sources: Mapping[str, Source], proxy: Proxy, config: FeatureConfig, seed: int, site: Site
 ) -> dict[str, Features]:
-    """Features of every unit of some sources, by name; only what is not committed yet is computed."""
-    if proxy.adapter is None:
-        raise ModelError("a proxy without an adapter", "LoRA weights to take gradients of", "warm one up first")
+    """Features of every unit of some sources, by name; only what is not committed yet is computed.
+
+    The source named `pool` holds candidates, all others hold rows of the target.
+    """
     found: dict[str, Features] = {}
     works: list[Work] = []
     for name, source in sources.items():
         identity = fingerprint(
             source=source.identity,
             proxy=proxy.identity,
-            config=config.model_dump(exclude={"warmup", "adapter", "model", "refresh", "seed"}),
+            config=config.model_dump(exclude={"warmup", "adapter", "adapter_weights", "model", "refresh", "seed"}),
+            candidates=name == POOL,
             seed=seed,
         )
         store = UnitStore(site.storage, f"features/{identity}")
         found[name] = Features(fingerprint=identity, store=store, units=source.units)
-        job = FeatureJob(source=source.rows, model=proxy.model, adapter=proxy.adapter, config=config, seed=seed)
+        job = FeatureJob(
+            source=source.rows, model=proxy.model, adapters=proxy.adapters, weights=proxy.weights, config=config,
+            seed=seed, candidates=name == POOL,
+        )  # fmt: skip
         works.append(Work(units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}"))
     names = {name: one.fingerprint for name, one in found.items()}
     title = f"featurise {', '.join(sources)}"

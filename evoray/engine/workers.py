@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from evoray.config import EvaluationConfig, FeatureConfig
 from evoray.engine.units import UnitResult, UnitWorker
-from evoray.errors import ModelError
 from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
-from evoray.records import Row, UnitSpan
+from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Row, UnitSpan
 from evoray.storage import UnitStore
 
 if TYPE_CHECKING:
@@ -102,13 +101,15 @@ class TargetRows:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureJob:
-    """Gradient features of the rows of a source."""
+    """Features of the rows of a source."""
 
     source: PoolRows | TargetRows
     model: str
-    adapter: Folder
+    adapters: tuple[Folder, ...]
+    weights: tuple[float, ...]
     config: FeatureConfig
     seed: int
+    candidates: bool  # rows of the pool, not of the target
 
     def __call__(self) -> UnitWorker:
         return _Featuriser(self)
@@ -116,38 +117,23 @@ class FeatureJob:
 
 class _Featuriser(UnitWorker):
     def __init__(self, job: FeatureJob) -> None:
-        from evoray.features.gradient import GradientFeatures
-        from evoray.models.loading import autocast_dtype, load_for_inference, load_tokenizer
-        from evoray.models.moments import load_moments
+        from evoray.features.representations import open_featuriser
 
-        folder = job.adapter.fetch()
-        moments = load_moments(folder) if job.config.preconditioning == "adam" else None
-        if moments is None and job.config.preconditioning == "adam":
-            raise ModelError(
-                f"adapter {job.adapter} without moments.safetensors, and features.preconditioning = adam",
-                "an adapter that evoray warmed up or trained",
-                "leave features.adapter out, or set features.preconditioning: none",
-            )
-        self.job = job
-        self.tokenizer = load_tokenizer(job.model)
-        precision = autocast_dtype(job.config.precision)
-        model = load_for_inference(job.model, folder, precision)
-        self.features = GradientFeatures(model, job.config.dim, job.seed, moments, precision)
+        self.source = job.source
+        adapters = [adapter.fetch() for adapter in job.adapters]
+        self.featuriser = open_featuriser(
+            job.config, job.model, adapters, job.weights, job.seed, candidates=job.candidates
+        )
 
     def compute(self, unit: int) -> UnitResult:
-        from evoray.features.rows import featurise_rows
-
-        result = featurise_rows(
-            self.job.source.read(unit),
-            self.features,
-            self.tokenizer,
-            max_tokens=self.job.config.max_tokens,
-            batch_tokens=self.job.config.batch_tokens,
-        )
+        result = self.featuriser(self.source.read(unit))
+        flags = result.table["flags"].to_numpy()
         facts = {
             "quarantined": len(result.quarantined),
-            "truncated": result.truncated,
+            "truncated": int((flags & FLAG_TRUNCATED != 0).sum()),
+            "norm_outliers": int((flags & FLAG_NORM_OUTLIER != 0).sum()),
             "tokens": int(sum(result.table["tokens"].to_pylist())),
+            "halvings": result.halvings,
         }
         return UnitResult(table=result.table, facts=facts, quarantined=result.quarantined)
 

@@ -2,17 +2,16 @@
 
 For an adapted layer y = W x + s B (A x) with delta = dL/dy per token (s the LoRA scaling):
     grad B = s * sum_t delta_t (A x_t)^T        grad A = s * sum_t (B^T delta_t) x_t^T
-Hooks keep x and A x of the forward pass and take delta in the backward pass; the sums over t stay apart
-for each sample, because the losses of the samples are summed and samples do not mix. No weight is asked
-for a gradient: backward only carries delta down, to the lowest adapted layer and no further.
-Each module's [B, out, R] and [B, R, in] gradients are sketched at once and freed.
+Both need x and delta alone (see `taps`). The passes themselves run with the adapter merged into W: its low-rank
+products, forward and backward, are then paid for once, here, and not a second time in the model.
+Each module's [B, O, R] and [B, R, I] gradients are sketched at once and freed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +19,13 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from evoray.config import Preconditioning, SketchKind
 from evoray.errors import ModelError
-from evoray.features.precondition import adam_scale
-from evoray.features.sketch import Sketch, make_sketch
-from evoray.models.loss import Batch, sample_losses
+from evoray.features.precondition import adam_scale, less_update
+from evoray.features.protocol import FeatureBatch
+from evoray.features.sketches import KroneckerSketch, make_sketch
+from evoray.features.taps import Consumer, tapped_losses
+from evoray.models.loss import Batch
 from evoray.models.moments import Moments, canonical_name
 
 #: Receives a parameter's canonical name and its per-sample gradient [B, *parameter shape].
@@ -31,111 +33,124 @@ GradientSink = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
-class GradientBatch:
-    """Features of one batch, before normalisation."""
-
-    sketch_BD: Tensor  # float32
-    loss_B: Tensor  # mean over supervised tokens
-
-
-@dataclass(frozen=True)
-class _Adapted:
-    """One LoRA layer and what its hooks keep between forward and backward."""
+class AdaptedLayer:
+    """One linear layer with a LoRA pair."""
 
     name: str
-    layer: Any
+    layer: Any  # peft's LoraLayer
     adapter: str
-    kept: dict[str, Tensor]
+
+    @property
+    def linear(self) -> nn.Module:
+        """The layer whose two sides the gradients are made of."""
+        base: nn.Module = self.layer.get_base_layer()
+        return base
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """A [R, I] and B [O, R] by the canonical names of the parameters."""
+        return {
+            f"{self.name}.lora_A": self.layer.lora_A[self.adapter].weight,
+            f"{self.name}.lora_B": self.layer.lora_B[self.adapter].weight,
+        }
 
     @property
     def scaling(self) -> float:
+        """The LoRA scaling s, rank-stabilised where the adapter says so."""
         return float(self.layer.scaling[self.adapter])
+
+    def consumer(self, sink: GradientSink, wide: torch.dtype) -> Consumer:
+        """What makes the pair's gradients of the layer's two sides, and gives them to `sink` in the type `wide`."""
+        (name_a, a_RI), (name_b, b_OR) = self.factors.items()
+
+        def consume(x_BTI: Tensor, delta_BTO: Tensor) -> None:
+            # The scaling multiplies the small factors: x and delta are the large ones.
+            x_BTI = x_BTI.to(delta_BTO.dtype)
+            ax_BTR = x_BTI @ (a_RI.detach() * self.scaling).to(delta_BTO.dtype).T
+            sink(name_b, (delta_BTO.transpose(1, 2) @ ax_BTR).to(wide))
+            bd_BTR = delta_BTO @ (b_OR.detach() * self.scaling).to(delta_BTO.dtype)
+            sink(name_a, (bd_BTR.transpose(1, 2) @ x_BTI).to(wide))
+
+        return consume
 
 
 class GradientFeatures:
     """Sketched per-sample gradients of a PEFT LoRA model.
 
-    Raises ModelError on building where the adapter holds something whose gradient would be missed:
-    DoRA and other LoRA variants, adapted embeddings or convolutions, trained biases or whole modules.
+    The model is taken over: its adapter is merged into the weights, and nothing of it asks for a gradient.
+    moments: the optimiser's, for the preconditionings `adam` and `less`.
+    precision: autocast type of the passes; None computes in the model's own.
+
+    Raises ModelError on building where the adapter holds something whose gradient would be missed: DoRA and
+    other LoRA variants, adapted embeddings, convolutions or expert tensors, trained biases or whole modules; and
+    where the moments do not fit it or the sketch cannot be preconditioned.
     """
 
-    def __init__(self, model: PeftModel, dim: int, seed: int, moments: Moments | None, precision: torch.dtype | None):
+    def __init__(
+        self,
+        model: PeftModel,
+        *,
+        dim: int,
+        seed: int,
+        sketch: SketchKind = "sparse",
+        preconditioning: Preconditioning = "none",
+        moments: Moments | None = None,
+        precision: torch.dtype | None = None,
+    ) -> None:
         self.model = model.eval()
         self.model.requires_grad_(False)
         self.dim = dim
         self.precision = precision
-        self.layers = _adapted_layers(model)
-        self.sketches = _sketches(self.layers, dim, seed, moments)
+        self.layers = adapted_layers(model)
         self.device = next(model.parameters()).device
+        self.maps = {
+            name: _parameter_map(name, weight, dim, seed, sketch, preconditioning, moments)
+            for layer in self.layers
+            for name, weight in layer.factors.items()
+        }
+        merge(model, self.layers)
 
-    def __call__(self, batch: Batch) -> GradientBatch:
+    def __call__(self, batch: Batch) -> FeatureBatch:
         """One forward and backward pass; features of every sample of the batch."""
         sketch_BD = torch.zeros(batch.rows, self.dim, device=self.device)
 
-        def sink(name: str, gradient: Tensor) -> None:
-            sketch_BD.add_(self.sketches[name].apply(gradient.flatten(1)))
+        def sink(name: str, gradient_BOI: Tensor) -> None:
+            sketch_BD.add_(self.maps[name](gradient_BOI))
 
         loss_B = per_sample_gradients(self.model, self.layers, batch, sink, self.precision)
-        return GradientBatch(sketch_BD, loss_B)
+        return FeatureBatch(sketch_BD, loss_B)
 
 
 def per_sample_gradients(
-    model: PeftModel, layers: list[_Adapted], batch: Batch, sink: GradientSink, precision: torch.dtype | None = None
+    model: nn.Module,
+    layers: list[AdaptedLayer],
+    batch: Batch,
+    sink: GradientSink,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     """Feed every LoRA parameter's per-sample gradient to `sink`; return the losses [B].
 
-    Gradients are in float32, or float64 for a float64 model, whatever the precision of the passes.
+    Gradients are given in float32, or float64 for a float64 model, whatever the precision of the passes.
     """
     wide = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
-    handles = [handle for layer in layers for handle in _hook(layer, sink, wide)]
-    amp = torch.autocast(batch.ids_BT.device.type, precision) if precision else nullcontext()
-    try:
-        with torch.enable_grad(), amp:
-            loss_B = sample_losses(model, batch)
-        if loss_B.requires_grad:
-            torch.autograd.backward(loss_B.sum())
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer in layers:
-            layer.kept.clear()
-    return loss_B.detach()
+    taps = {layer.name: (layer.linear, layer.consumer(sink, wide)) for layer in layers}
+    return tapped_losses(model, batch, taps, precision)
 
 
-def _hook(adapted: _Adapted, sink: GradientSink, wide: torch.dtype) -> list[Any]:
-    layer, name = adapted.layer, adapted.name
-
-    def keep_projection(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        adapted.kept["ax"] = output.detach()
-
-    def backward(delta_BTO: Tensor) -> None:
-        delta = delta_BTO.to(wide)
-        b_OR = layer.lora_B[adapted.adapter].weight.to(wide)
-        ax_BTR = adapted.kept.pop("ax").to(wide)
-        x_BTI = adapted.kept.pop("x").to(wide)
-        # The scaling multiplies the small factors: delta is the large one.
-        sink(f"{name}.lora_B", delta.transpose(1, 2) @ (ax_BTR * adapted.scaling))
-        sink(f"{name}.lora_A", (delta @ (b_OR * adapted.scaling)).transpose(1, 2) @ x_BTI)
-
-    def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        adapted.kept["x"] = inputs[0].detach()
-        # Nothing below the lowest adapted layers needs a gradient: there the graph begins at the output.
-        traced = output if output.requires_grad else output.detach().requires_grad_(True)
-        traced.register_hook(backward)  # type: ignore[no-untyped-call]
-        return traced
-
-    return [
-        layer.lora_A[adapted.adapter].register_forward_hook(keep_projection),
-        layer.register_forward_hook(forward),
-    ]
+def merge(model: PeftModel, layers: list[AdaptedLayer]) -> None:
+    """Add the adapter into the weights, in place, unless they are not floating-point: those keep it apart."""
+    exact = all(layer.linear.weight.is_floating_point() for layer in layers)  # type: ignore[operator]
+    if exact and not any(layer.layer.merged for layer in layers):
+        model.merge_adapter()
 
 
-def _adapted_layers(model: PeftModel) -> list[_Adapted]:
+def adapted_layers(model: PeftModel) -> list[AdaptedLayer]:
+    """All layers of the active adapter. Raises ModelError where some of it is not a LoRA pair on a linear layer."""
     adapters = list(model.active_adapters)
     if len(adapters) != 1:
         raise _refuse(f"active adapters {adapters}", "exactly one active LoRA adapter")
     (adapter,) = adapters
-    layers: list[_Adapted] = []
+    layers: list[AdaptedLayer] = []
     covered: set[str] = set()
     for path, module in model.named_modules():
         if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
@@ -145,7 +160,7 @@ def _adapted_layers(model: PeftModel) -> list[_Adapted]:
         base = module.get_base_layer()
         if not hasattr(base, "weight") or base.weight.ndim != 2 or isinstance(base, nn.Embedding):
             raise _refuse(f"an adapted {type(base).__name__} at {path}", "LoRA on linear layers")
-        layers.append(_Adapted(canonical_name(path), module, adapter, {}))
+        layers.append(AdaptedLayer(canonical_name(path), module, adapter))
         covered |= {f"{path}.lora_A.{adapter}.weight", f"{path}.lora_B.{adapter}.weight"}
     missed = [name for name in _adapter_parameters(model, adapter) if name not in covered]
     if missed:
@@ -164,30 +179,44 @@ def _adapter_parameters(model: PeftModel, adapter: str) -> list[str]:
     ]
 
 
-def _sketches(layers: list[_Adapted], dim: int, seed: int, moments: Moments | None) -> Mapping[str, Sketch]:
-    sketches = {}
-    for adapted in layers:
-        for part, weights in (("lora_A", adapted.layer.lora_A), ("lora_B", adapted.layer.lora_B)):
-            weight = weights[adapted.adapter].weight
-            name = f"{adapted.name}.{part}"
-            sketch = make_sketch(name, weight.numel(), dim, seed)
-            if moments is not None:
-                sketch = sketch.preconditioned(_scale_of(moments, name, weight))
-            device = weight.device
-            sketches[name] = Sketch(dim, sketch.coordinates, sketch.slot_L.to(device), sketch.weight_L.to(device))
-    return sketches
-
-
-def _scale_of(moments: Moments, name: str, weight: Tensor) -> Tensor:
-    second = moments.second.get(name)
-    if second is None or second.shape != weight.shape:
-        found = "none" if second is None else f"of shape {tuple(second.shape)}"
+def _parameter_map(
+    name: str,
+    weight: Tensor,
+    dim: int,
+    seed: int,
+    kind: SketchKind,
+    preconditioning: Preconditioning,
+    moments: Moments | None,
+) -> Callable[[Tensor], Tensor]:
+    """The map of one parameter's gradients [B, O, I] to [B, D]: precondition, then sketch."""
+    shape = (weight.shape[0], weight.shape[1])
+    sketch = make_sketch(kind, name, shape, dim, seed)
+    if preconditioning == "none":
+        return sketch.to(weight.device).apply
+    if isinstance(sketch, KroneckerSketch):
         raise ModelError(
-            f"optimiser moments for {name}: {found}",
-            f"moments of shape {tuple(weight.shape)} by parameter name",
-            "warm the adapter up with evoray, or set features.preconditioning: none",
+            f"features.sketch: kronecker, and features.preconditioning: {preconditioning}",
+            "a sketch of whole gradients: a factored one cannot be weighted coordinate by coordinate",
+            "set features.sketch: sparse, or features.preconditioning: none",
         )
-    return adam_scale(second).flatten()
+    device, known = weight.device, _fitting(moments, name, weight)
+    if preconditioning == "adam":
+        return sketch.preconditioned(adam_scale(known.corrected_second(name))).to(device).apply
+    update = partial(less_update, first=known.first[name].to(device), second=known.second[name].to(device))
+    on_device = sketch.to(device)
+    return lambda gradient_BOI: on_device.apply(update(gradient_BOI))
+
+
+def _fitting(moments: Moments | None, name: str, weight: Tensor) -> Moments:
+    second = None if moments is None else moments.second.get(name)
+    if moments is not None and second is not None and second.shape == weight.shape:
+        return moments
+    found = "none" if second is None else f"of shape {tuple(second.shape)}"
+    raise ModelError(
+        f"optimiser moments for {name}: {found}",
+        f"moments of shape {tuple(weight.shape)} by parameter name",
+        "warm the adapter up with evoray, or set features.preconditioning: none",
+    )
 
 
 def _refuse(received: str, expected: str) -> ModelError:

@@ -1,4 +1,4 @@
-"""From rows to a feature table: tokenise, batch by length, take gradients, normalise, flag.
+"""From rows to a feature table: tokenise, batch by length, extract, normalise, flag.
 
 The batches are a pure function of the rows given (one unit), so the result does not depend on how many
 workers there are or which of them had the unit.
@@ -6,21 +6,24 @@ workers there are or which of them had the unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from evoray.features.gradient import GradientFeatures
-from evoray.models.chat import Encoded, encode
+from evoray.features.protocol import Extractor
+from evoray.models.chat import Encoded
 from evoray.models.loss import collate, token_budget_batches
-from evoray.records import FLAG_TRUNCATED, Quarantined, Row, feature_schema
+from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Quarantined, Row, feature_schema
 
 _STAGE = "featurise"
+#: A norm is an outlier where its logarithm is this many robust standard deviations off the unit's median.
+_OUTLIER_DEVIATIONS = 5.0
+
+Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,69 +32,123 @@ class FeatureTable:
 
     table: pa.Table
     quarantined: list[Quarantined]
-    truncated: int
+    halvings: int  # how often a batch did not fit into memory and was cut in two
 
 
 def featurise_rows(
     rows: Sequence[Row],
-    features: GradientFeatures,
-    tokenizer: PreTrainedTokenizerBase,
+    extractor: Extractor,
+    encode: Callable[[Sequence[Row]], list[Encoded]],
     *,
-    max_tokens: int,
+    pad_id: int,
     batch_tokens: int,
 ) -> FeatureTable:
     """Unit-norm features of rows, in the rows' order.
 
-    Rows without a supervised token, with a zero or non-finite gradient or loss go to quarantine.
+    Rows without a supervised token, with a zero or non-finite feature or loss, and rows that do not fit into memory
+    even alone go to quarantine.
     """
-    encoded = encode(rows, tokenizer, max_tokens)
+    encoded = encode(rows)
     usable = [index for index, sample in enumerate(encoded) if any(sample.supervised)]
     lost = set(range(len(rows))) - set(usable)
     quarantined = [_quarantine(rows[index], "no supervised token", "the response is empty") for index in sorted(lost)]
-    sketch_ND, loss_N = _all_gradients([encoded[index] for index in usable], features, tokenizer, batch_tokens)
-    norm_N = np.linalg.norm(sketch_ND.astype(np.float64), axis=1)
-    good_N = np.isfinite(norm_N) & np.isfinite(loss_N) & (norm_N > 0)
+    passes = _Passes(extractor, [encoded[index] for index in usable], pad_id)
+    for indices in token_budget_batches([len(encoded[index].ids) for index in usable], batch_tokens):
+        passes.run(indices)
+    norm_N = np.linalg.norm(passes.feature_ND.astype(np.float64), axis=1)
+    good_N = np.isfinite(norm_N) & (norm_N > 0) & passes.losses_are_finite()
     for place in np.flatnonzero(~good_N):
-        detail = f"loss {loss_N[place]}, gradient norm {norm_N[place]}"
-        quarantined.append(_quarantine(rows[usable[place]], "no finite gradient", detail))
+        row, tokens = rows[usable[place]], len(encoded[usable[place]].ids)
+        if place in passes.too_large:
+            quarantined.append(_quarantine(row, "out of memory", f"{tokens} tokens alone in a batch"))
+        else:
+            detail = f"loss {passes.loss_N[place]}, norm {norm_N[place]}"
+            quarantined.append(_quarantine(row, "no finite feature", detail))
     kept = [usable[place] for place in np.flatnonzero(good_N)]
-    unit_ND = (sketch_ND[good_N] / norm_N[good_N, None]).astype(np.float32)
-    samples = [encoded[index] for index in kept]
-    table = _table([rows[i].id for i in kept], unit_ND, norm_N[good_N], loss_N[good_N], samples, features.dim)
-    return FeatureTable(table=table, quarantined=quarantined, truncated=sum(s.truncated for s in samples))
+    table = _table(
+        [rows[index].id for index in kept],
+        (passes.feature_ND[good_N] / norm_N[good_N, None]).astype(np.float32),
+        norm_N[good_N],
+        passes.loss_N[good_N],
+        [encoded[index] for index in kept],
+    )
+    return FeatureTable(table=table, quarantined=quarantined, halvings=passes.halvings)
 
 
-def _all_gradients(
-    samples: Sequence[Encoded], features: GradientFeatures, tokenizer: PreTrainedTokenizerBase, batch_tokens: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    sketch_ND = np.zeros((len(samples), features.dim), np.float32)
-    loss_N = np.zeros(len(samples), np.float32)
-    for indices in token_budget_batches([len(sample.ids) for sample in samples], batch_tokens):
-        batch = collate([samples[index] for index in indices], int(tokenizer.pad_token_id))
-        result = features(batch.to(features.device))
-        sketch_ND[indices] = result.sketch_BD.cpu().numpy()
-        loss_N[indices] = result.loss_B.to(torch.float32).cpu().numpy()
-    return sketch_ND, loss_N
+class _Passes:
+    """Features of samples, batch by batch; a batch that does not fit into memory is cut in two."""
+
+    def __init__(self, extractor: Extractor, samples: Sequence[Encoded], pad_id: int) -> None:
+        self._extractor, self._samples, self._pad_id = extractor, samples, pad_id
+        self._has_losses = True
+        self.feature_ND = np.zeros((len(samples), extractor.dim), np.float32)
+        self.loss_N = np.full(len(samples), np.nan, np.float32)
+        self.too_large: set[int] = set()
+        self.halvings = 0
+
+    def run(self, indices: Sequence[int]) -> None:
+        """Fill in the features of some samples."""
+        fitted = self._fits(indices)
+        if fitted:
+            return
+        if len(indices) == 1:
+            self.too_large.update(indices)
+            return
+        self.halvings += 1
+        middle = len(indices) // 2
+        self.run(indices[:middle])
+        self.run(indices[middle:])
+
+    def losses_are_finite(self) -> npt.NDArray[np.bool_]:
+        """Of each sample; true where the representation has no losses."""
+        finite: npt.NDArray[np.bool_] = (
+            np.isfinite(self.loss_N) if self._has_losses else np.ones_like(self.loss_N, bool)
+        )
+        return finite
+
+    def _fits(self, indices: Sequence[int]) -> bool:
+        batch = collate([self._samples[index] for index in indices], self._pad_id)
+        try:
+            result = self._extractor(batch.to(self._extractor.device))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU there is only the message
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            return False  # what the failed pass held is freed with the exception, before the next try
+        self.feature_ND[indices] = result.feature_BD.cpu().numpy()
+        if result.loss_B is None:
+            self._has_losses = False
+        else:
+            self.loss_N[indices] = result.loss_B.float().cpu().numpy()
+        return True
 
 
 def _table(
-    ids: Sequence[str],
-    unit_ND: npt.NDArray[np.float32],
-    norm_N: npt.NDArray[np.float64],
-    loss_N: npt.NDArray[np.float32],
-    samples: Sequence[Encoded],
-    dim: int,
+    ids: Sequence[str], unit_ND: Vector, norm_N: npt.NDArray[np.float64], loss_N: Vector, samples: Sequence[Encoded]
 ) -> pa.Table:
-    values = pa.array(unit_ND.reshape(-1), pa.float32())
+    dim = unit_ND.shape[1]
+    flags_N = FLAG_TRUNCATED * np.array([sample.truncated for sample in samples], np.uint8)
+    flags_N |= FLAG_NORM_OUTLIER * norm_outliers(norm_N).astype(np.uint8)
     columns = [
         pa.array(ids, pa.string()),
-        pa.FixedSizeListArray.from_arrays(values, dim),
+        pa.FixedSizeListArray.from_arrays(pa.array(unit_ND.reshape(-1), pa.float32()), dim),
         pa.array(norm_N, pa.float32()),
         pa.array([len(sample.ids) for sample in samples], pa.int32()),
-        pa.array(loss_N, pa.float32()),
-        pa.array([FLAG_TRUNCATED * sample.truncated for sample in samples], pa.uint8()),
+        pa.array([sum(sample.supervised) for sample in samples], pa.int32()),
+        pa.array(loss_N, pa.float32(), from_pandas=True),  # null where the representation has no loss
+        pa.array(flags_N, pa.uint8()),
     ]
     return pa.Table.from_arrays(columns, schema=feature_schema(dim))
+
+
+def norm_outliers(norm_N: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Norms that are far off the median of their unit, on the scale of logarithms and of the median deviation."""
+    if not len(norm_N):
+        return np.zeros(0, bool)
+    log_N = np.log(norm_N)
+    off_N = np.abs(log_N - np.median(log_N))
+    # Among equal norms a rounding error is no outlier.
+    outliers: npt.NDArray[np.bool_] = off_N > np.maximum(_OUTLIER_DEVIATIONS * 1.4826 * np.median(off_N), 1e-6)
+    return outliers
 
 
 def _quarantine(row: Row, reason: str, detail: str) -> Quarantined:

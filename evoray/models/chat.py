@@ -57,6 +57,25 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     return [_truncate(whole, max_tokens) for whole in _tokenise(rendered, tokenizer)]
 
 
+def encode_text(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
+    """Tokenise rows for an encoder: the turns' texts, a line break between them, with the encoder's own special tokens.
+
+    Every token counts as supervised: an encoder makes no difference. Raises as `encode` does.
+    """
+    _check(tokenizer, max_tokens)
+    texts = ["\n".join(message.content for message in row.messages) for row in rows]
+    limit = min(max_tokens, tokenizer.model_max_length)
+    return [
+        Encoded(ids=list(ids), supervised=[True] * len(ids), truncated=len(ids) < whole, chars=len(text))
+        for text, ids, whole in zip(
+            texts,
+            tokenizer(texts, truncation=True, max_length=limit)["input_ids"],
+            [len(ids) for ids in tokenizer(texts)["input_ids"]],
+            strict=True,
+        )
+    ]
+
+
 def encode_choices(row: Row, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
     """Tokenise the row once for every choice, as the last assistant turn; only the choice's own text is supervised.
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.config import LoraConfig
 from evoray.errors import ModelError
@@ -29,11 +29,21 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
 
 def load_model(reference: str) -> PreTrainedModel:
     """The causal language model in float32, in evaluation mode. Raises ModelError."""
+    return _load(AutoModelForCausalLM, reference)
+
+
+def load_encoder(reference: str) -> PreTrainedModel:
+    """A sentence encoder (or any model, without its head) in float32, on the device. Raises ModelError."""
+    encoder: PreTrainedModel = to_device(_load(AutoModel, reference))
+    return encoder
+
+
+def _load(kind: Any, reference: str) -> PreTrainedModel:
     # On a CPU the backward pass of fused attention works in small blocks; plain matrix products are 1.4 times as
     # fast (SmolLM2-135M, rows of 150 tokens, bfloat16).
     attention = None if torch.cuda.is_available() else "eager"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = kind.from_pretrained(
             resolve_model(reference), dtype=torch.float32, attn_implementation=attention
         )
     except (OSError, ValueError, SafetensorError) as error:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evoray.errors import ModelError
+from evoray.models.cross_entropy import cross_entropy
 
 
 class Tokens(Protocol):
@@ -87,10 +87,7 @@ def token_losses(model: nn.Module, batch: Batch) -> Tensor:
         return torch.zeros(0, device=batch.ids_BT.device)
     with gathered_head(model, batch.predicts_BT):
         output = model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
-    logits_SV = output.logits
-    if logits_SV.dtype != torch.float64:
-        logits_SV = logits_SV.float()
-    return functional.cross_entropy(logits_SV, batch.labels_S, reduction="none")
+    return cross_entropy(output.logits, batch.labels_S)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Adam's second moments, kept beside an adapter by parameter name, for preconditioning its gradients."""
+"""Adam's moments, kept beside an adapter by parameter name, for preconditioning its gradients."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from torch import Tensor
 from evoray.errors import ModelError
 
 MOMENTS_FILE = "moments.safetensors"
+#: Adam's decay rates, in the warm-up and under DeepSpeed alike.
+BETAS = (0.9, 0.999)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Bias-corrected Adam moments by parameter name (see `canonical_name`), and where they come from."""
+    """The running averages of an Adam optimiser by parameter name (see `canonical_name`), without bias correction."""
 
-    second: Mapping[str, Tensor]  # v_hat, the parameter's shape, float32
+    first: Mapping[str, Tensor]  # m, the parameter's shape, float32
+    second: Mapping[str, Tensor]  # v, the parameter's shape, float32
+    steps: int
     origin: str  # "optimizer" or "estimated"
+
+    def corrected_second(self, name: str) -> Tensor:
+        """v_hat = v / (1 - beta2^steps) of one parameter."""
+        return self.second[name] / (1.0 - BETAS[1] ** self.steps)
 
 
 def canonical_name(name: str) -> str:
@@ -34,8 +42,12 @@ def canonical_name(name: str) -> str:
 
 def save_moments(folder: Path, moments: Moments) -> None:
     """Write the moments beside an adapter."""
-    tensors = {name: tensor.float().contiguous() for name, tensor in moments.second.items()}
-    save_file(tensors, folder / MOMENTS_FILE, metadata={"origin": moments.origin})
+    tensors = {
+        f"{kind}/{name}": tensor.float().contiguous()
+        for kind, named in (("first", moments.first), ("second", moments.second))
+        for name, tensor in named.items()
+    }
+    save_file(tensors, folder / MOMENTS_FILE, metadata={"origin": moments.origin, "steps": str(moments.steps)})
 
 
 def load_moments(folder: str | Path) -> Moments | None:
@@ -43,30 +55,31 @@ def load_moments(folder: str | Path) -> Moments | None:
     path = Path(folder) / MOMENTS_FILE
     if not path.is_file():
         return None
+    kinds: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}}
     try:
         with safe_open(path, framework="pt") as stored:
-            origin = (stored.metadata() or {}).get("origin", "optimizer")
+            metadata = stored.metadata()
             names = stored.keys()  # the open file is no mapping and cannot be iterated over
-            return Moments({name: stored.get_tensor(name) for name in names}, origin)
-    except SafetensorError as error:
+            for key in names:
+                kind, _, name = key.partition("/")
+                kinds[kind][name] = stored.get_tensor(key)
+            return Moments(**kinds, steps=int(metadata["steps"]), origin=metadata["origin"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path}: {error}", "the moments as evoray wrote them", "train or warm up the adapter again"
         ) from error
 
 
-def second_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """v_hat of a torch Adam optimiser for each named parameter; zeros where it never stepped."""
-    moments = {}
-    for name, parameter in named.items():
-        state = optimizer.state.get(parameter, {})
-        if "exp_avg_sq" not in state:
-            moments[canonical_name(name)] = torch.zeros_like(parameter, dtype=torch.float32)
-            continue
-        beta2 = next(
-            group["betas"][1]
-            for group in optimizer.param_groups
-            if any(parameter is candidate for candidate in group["params"])
-        )
-        correction = 1.0 - beta2 ** float(state["step"])
-        moments[canonical_name(name)] = state["exp_avg_sq"].detach().float() / correction
-    return moments
+def optimizer_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], steps: int) -> Moments:
+    """Moments of a torch Adam optimiser after `steps` steps; zeros for a parameter that it never moved."""
+
+    def state(parameter: Tensor, kind: str) -> Tensor:
+        found: Tensor | None = optimizer.state.get(parameter, {}).get(kind)
+        return torch.zeros_like(parameter, dtype=torch.float32) if found is None else found.detach().float().clone()
+
+    return Moments(
+        first={canonical_name(name): state(parameter, "exp_avg") for name, parameter in named.items()},
+        second={canonical_name(name): state(parameter, "exp_avg_sq") for name, parameter in named.items()},
+        steps=steps,
+        origin="optimizer",
+    )

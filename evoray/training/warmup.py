@@ -5,7 +5,9 @@ At LoRA initialisation B = 0, so that grad A = 0 and gradient features would see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,12 +15,20 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from evoray.config import WarmupConfig
-from evoray.errors import StageError
+from evoray.errors import ConfigError, StageError
 from evoray.models.chat import Encoded, encode
 from evoray.models.loss import collate, sample_losses, token_budget_batches
-from evoray.models.moments import Moments, save_moments, second_moments
+from evoray.models.moments import BETAS, optimizer_moments, save_moments
 from evoray.records import Row
 from evoray.training.order import batches, learning_rate_factor, steps_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmedUp:
+    """How a warm-up ended."""
+
+    loss: float  # mean over the rows of the last step
+    weights: list[float]  # of each checkpoint: the mean learning rate of the steps that led to it
 
 
 def warm_up(
@@ -33,19 +43,21 @@ def warm_up(
     batch_tokens: int,
     precision: torch.dtype | None,
     progress: Callable[[int, int], None],
-) -> float:
-    """One epoch over `rows`; adapter and moments go to `folder`. Returns the mean loss of the last step.
+) -> WarmedUp:
+    """Train on `rows`; adapters and moments go to `folder/checkpoint-1` and on, the last one after the last step.
 
-    Raises StageError if the loss is not finite.
+    Raises StageError if the loss is not finite, ConfigError for more checkpoints than steps.
     """
     samples = [sample for sample in encode(rows, tokenizer, max_tokens) if any(sample.supervised)]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
-    steps = steps_of(len(samples), config.batch_size, epochs=1)
+    optimizer = torch.optim.AdamW(trained.values(), lr=config.learning_rate, betas=BETAS, weight_decay=0.0)
+    steps = steps_of(len(samples), config.batch_size, epochs=config.epochs)
+    ends = _part_ends(steps, config.checkpoints)
+    rates = [config.learning_rate * learning_rate_factor(step, steps, warmup_share=0.0) for step in range(steps)]
     loss = float("nan")
     for step, indices in enumerate(batches(len(samples), config.batch_size, steps, seed)):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, steps, warmup_share=0.0)
+            group["lr"] = rates[step]
         loss = accumulate_gradient(
             model,
             [samples[index] for index in indices],
@@ -54,7 +66,7 @@ def warm_up(
             batch_tokens,
             precision,
         )
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise StageError(
                 f"a loss of {loss} in step {step} of the warm-up",
                 "a finite loss",
@@ -62,10 +74,24 @@ def warm_up(
             )
         optimizer.step()
         optimizer.zero_grad()
+        if step + 1 in ends:
+            part = folder / f"checkpoint-{ends.index(step + 1) + 1}"
+            model.save_pretrained(part, safe_serialization=True)
+            save_moments(part, optimizer_moments(optimizer, trained, step + 1))
         progress(step + 1, steps)
-    model.save_pretrained(folder, safe_serialization=True)
-    save_moments(folder, Moments(second_moments(optimizer, trained), "optimizer"))
-    return loss
+    parts = zip([0, *ends], ends, strict=False)
+    return WarmedUp(loss=loss, weights=[sum(rates[start:end]) / (end - start) for start, end in parts])
+
+
+def _part_ends(steps: int, checkpoints: int) -> list[int]:
+    """The steps after which an adapter is kept: parts of equal length."""
+    if checkpoints > steps:
+        raise ConfigError(
+            f"features.warmup.checkpoints = {checkpoints} in {steps} steps",
+            "at most one checkpoint a step",
+            "lower it, or raise features.warmup.rows or epochs",
+        )
+    return [steps * part // checkpoints for part in range(1, checkpoints + 1)]
 
 
 def accumulate_gradient(

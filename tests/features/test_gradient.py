@@ -10,12 +10,21 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from evoray.errors import ModelError
-from evoray.features.gradient import GradientFeatures, _adapted_layers, per_sample_gradients
+from evoray.features.gradient import GradientFeatures, adapted_layers, merge, per_sample_gradients
 from evoray.features.precondition import adam_scale
-from evoray.features.sketch import make_sketch
+from evoray.features.sketches import make_sketch
 from evoray.models.loss import Batch, collate, token_budget_batches
 from evoray.models.moments import Moments, canonical_name
 
@@ -71,7 +80,7 @@ def _autograd(model: PeftModel, sample: Sample) -> dict[str, Tensor]:
 def _hooked(model: PeftModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     found: dict[str, Tensor] = {}
     model.requires_grad_(False)
-    losses = per_sample_gradients(model, _adapted_layers(model), batch, found.__setitem__)
+    losses = per_sample_gradients(model, adapted_layers(model), batch, found.__setitem__)
     return found, losses
 
 
@@ -122,32 +131,33 @@ def test_features_are_the_explicit_sketch_matrix_times_the_preconditioned_gradie
     model, dim, samples = _build("llama"), 16, _samples(3)
     named = {canonical_name(n): p for n, p in model.named_parameters() if "lora_" in n}
     generator = torch.Generator().manual_seed(3)
-    moments = Moments({n: torch.rand(p.shape, generator=generator) for n, p in named.items()}, "optimizer")
+    second = {n: torch.rand(p.shape, generator=generator) for n, p in named.items()}
+    moments = Moments(first={}, second=second, steps=5, origin="optimizer")
     expected = torch.zeros(3, dim, dtype=torch.float64)
     for row, sample in enumerate(samples):
         for name, gradient in _autograd(model, sample).items():
-            scaled = gradient * adam_scale(moments.second[name]).double()
-            expected[row] += make_sketch(name, gradient.numel(), dim, 7).matrix() @ scaled.flatten()
-    found = GradientFeatures(model, dim, 7, moments, None)(collate(samples, 0))
-    torch.testing.assert_close(found.sketch_BD.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+            scaled = gradient * adam_scale(second[name] / (1 - 0.999**5)).double()
+            expected[row] += make_sketch("sparse", name, tuple(gradient.shape), dim, 7).matrix() @ scaled.flatten()
+    found = GradientFeatures(model, dim=dim, seed=7, preconditioning="adam", moments=moments)(collate(samples, 0))
+    torch.testing.assert_close(found.feature_BD.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_features_do_not_depend_on_the_batch_they_are_computed_in() -> None:
     model = _build("llama").float()
-    features = GradientFeatures(model, 32, 0, None, None)
+    features = GradientFeatures(model, dim=32, seed=0)
     samples = _samples(6)
-    together = features(collate(samples, 0)).sketch_BD
-    apart = torch.cat([features(collate([sample], 0)).sketch_BD for sample in samples])
+    together = features(collate(samples, 0)).feature_BD
+    apart = torch.cat([features(collate([sample], 0)).feature_BD for sample in samples])
     assert ((together - apart).norm(dim=1) / apart.norm(dim=1)).max() < 1e-5
 
 
 def test_a_sample_without_supervised_tokens_has_zero_loss_and_zero_gradient() -> None:
     model = _build("llama")
     nothing = Sample([1, 2, 3], [False, False, False])
-    found = GradientFeatures(model, 16, 0, None, None)(collate([nothing, _samples()[1]], 0))
-    assert found.loss_B[0] == 0 and found.sketch_BD[0].abs().max() == 0 and found.sketch_BD[1].abs().max() > 0
-    alone = GradientFeatures(model, 16, 0, None, None)(collate([nothing], 0))
-    assert alone.sketch_BD.abs().max() == 0
+    found = GradientFeatures(model, dim=16, seed=0)(collate([nothing, _samples()[1]], 0))
+    assert found.loss_B[0] == 0 and found.feature_BD[0].abs().max() == 0 and found.feature_BD[1].abs().max() > 0
+    alone = GradientFeatures(model, dim=16, seed=0)(collate([nothing], 0))
+    assert alone.feature_BD.abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -157,12 +167,74 @@ def test_a_sample_without_supervised_tokens_has_zero_loss_and_zero_gradient() ->
 )
 def test_adapters_whose_gradient_would_be_missed_are_refused(lora: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="expected"):
-        GradientFeatures(_build("llama", **lora), 16, 0, None, None)
+        GradientFeatures(_build("llama", **lora), dim=16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": ["gate"]}, "gate with an input of shape"),
+        (
+            {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]},
+            "an adapted MixtralExperts",
+        ),
+    ],
+)
+def test_a_mixture_of_experts_is_refused_by_the_name_of_its_layer(lora: dict[str, list[str]], message: str) -> None:
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(**_SHAPE, **_HEADS, num_local_experts=2))
+    adapted = get_peft_model(model, PeftLoraConfig(r=2, task_type="CAUSAL_LM", **lora))
+    with pytest.raises(ModelError, match=message):
+        GradientFeatures(adapted, dim=16, seed=0)(collate(_samples(), 0))
+
+
+@pytest.mark.parametrize("rank", [1, 64])
+def test_merging_the_adapter_changes_no_gradient(rank: int) -> None:
+    model, samples = _build("qwen", r=rank), _samples()
+    expected = [_autograd(model, sample) for sample in samples]
+    merge(model, adapted_layers(model))
+    found, _ = _hooked(model, collate(samples, 0))
+    for row, gradients in enumerate(expected):
+        for name, gradient in gradients.items():
+            assert (found[name][row] - gradient).abs().max() / gradient.abs().max() < 1e-9, name
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    plain, checkpointed = _build("llama"), _build("llama")
+    checkpointed.base_model.gradient_checkpointing_enable()
+    expected, _ = _hooked(plain, collate(_samples(), 0))
+    found, _ = _hooked(checkpointed, collate(_samples(), 0))
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_less_gives_the_update_that_adam_would_make() -> None:
+    model, dim, samples = _build("llama"), 16, _samples(3)
+    named = {canonical_name(n): p for n, p in model.named_parameters() if "lora_" in n}
+    generator = torch.Generator().manual_seed(3)
+    first = {n: torch.randn(p.shape, generator=generator) for n, p in named.items()}
+    second = {n: torch.rand(p.shape, generator=generator) for n, p in named.items()}
+    expected = torch.zeros(3, dim, dtype=torch.float64)
+    for row, sample in enumerate(samples):
+        for name, gradient in _autograd(model, sample).items():
+            moved = 0.9 * first[name] + 0.1 * gradient
+            update = moved / torch.sqrt(0.999 * second[name] + 0.001 * gradient**2 + 1e-8)
+            expected[row] += make_sketch("sparse", name, tuple(gradient.shape), dim, 7).matrix() @ update.flatten()
+    moments = Moments(first=first, second=second, steps=5, origin="optimizer")
+    found = GradientFeatures(model, dim=dim, seed=7, preconditioning="less", moments=moments)(collate(samples, 0))
+    torch.testing.assert_close(found.feature_BD.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_factored_sketch_cannot_be_preconditioned() -> None:
+    with pytest.raises(ModelError, match="kronecker"):
+        GradientFeatures(_build("llama"), dim=16, seed=0, sketch="kronecker", preconditioning="adam")
 
 
 def test_moments_that_do_not_fit_the_adapter_are_refused() -> None:
     with pytest.raises(ModelError, match="moments"):
-        GradientFeatures(_build("llama"), 16, 0, Moments({}, "optimizer"), None)
+        GradientFeatures(
+            _build("llama"), dim=16, seed=0, preconditioning="adam",
+            moments=Moments(first={}, second={}, steps=1, origin="optimizer"),
+        )  # fmt: skip
 
 
 def test_token_budget_batches_hold_every_sample_once_and_keep_the_budget() -> None:

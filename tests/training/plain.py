@@ -22,7 +22,8 @@ class Plain:
 
     losses: list[float]
     weights: dict[str, Tensor]
-    second: dict[str, Tensor]  # exp_avg_sq / (1 - beta2^t)
+    first: dict[str, Tensor]  # exp_avg
+    second: dict[str, Tensor]  # exp_avg_sq
 
 
 def tiny_adapter(model_dir: Path) -> PeftModel:
@@ -75,10 +76,13 @@ def train_plainly(
             torch.nn.utils.clip_grad_norm_(trained.values(), max_norm)
         optimizer.step()
         losses.append(total)
-    second = {
-        name: optimizer.state[parameter]["exp_avg_sq"] / (1 - 0.999 ** len(plan)) for name, parameter in trained.items()
-    }
-    return Plain(losses=losses, weights={name: p.detach().clone() for name, p in trained.items()}, second=second)
+    states = {name: optimizer.state[parameter] for name, parameter in trained.items()}
+    return Plain(
+        losses=losses,
+        weights={name: p.detach().clone() for name, p in trained.items()},
+        first={name: state["exp_avg"] for name, state in states.items()},
+        second={name: state["exp_avg_sq"] for name, state in states.items()},
+    )
 
 
 def _loss(model: PeftModel, sample: Encoded) -> Tensor:

@@ -66,8 +66,10 @@ def test_the_loss_curve_is_that_of_a_plain_loop(trained: Path, plain: Plain, sta
 def test_the_stored_moments_are_those_of_a_plain_loop(trained: Path, plain: Plain, stage: int) -> None:
     moments = load_moments(trained / f"zero-{stage}")
     assert moments is not None
-    assert set(moments.second) == {canonical_name(name) for name in plain.second}
+    assert set(moments.second) == set(moments.first) == {canonical_name(name) for name in plain.second}
+    assert moments.steps == ranks.STEPS
     for name, expected in plain.second.items():
+        torch.testing.assert_close(moments.first[canonical_name(name)], plain.first[name], rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(moments.second[canonical_name(name)], expected, rtol=1e-3, atol=1e-9)
 
 
