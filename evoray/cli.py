@@ -78,7 +78,7 @@ def featurize(
     model: Model,
     out: Out,
     adapter: Adapter = None,
-    representation: Annotated[str, typer.Option(help="gradient: sketched per-sample LoRA gradients.")] = "gradient",
+    representation: Annotated[str, typer.Option(help="gradient, rds, embed or hidden_mean.")] = "gradient",
     dim: Annotated[int, typer.Option(help="Dimensions after the sketch.")] = 2048,
     seed: Seed = 0,
     max_tokens: Annotated[int, typer.Option(help="Longer samples are truncated.")] = 512,

@@ -47,6 +47,15 @@ class WarmupConfig(_Section):
     threads: int = Field(2, ge=1)  # compute threads of this one process; part of what makes a run repeatable
 
 
+class CascadeConfig(_Section):
+    """A cheap first pass over the pool that leaves a multiple of K to the features proper."""
+
+    representation: Literal["rds", "embed", "hidden_mean"] = "rds"
+    model: str | None = None  # what it is taken from; None: the proxy (for embed: minilm)
+    keep: float = Field(4.0, ge=1)  # candidates to keep, in multiples of selection.k
+    recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
+
+
 class FeatureConfig(_Section):
     """Features of candidates and target rows."""
 
@@ -57,10 +66,12 @@ class FeatureConfig(_Section):
     parameters: Literal["lora", "base"] = "lora"  # whose gradients; base: the model's own linear layers
     dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch, of one checkpoint
     sketch: SketchKind = "sparse"
+    centred: bool = False  # take the mean of the pool's rows off all rows
     max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
     preconditioning: Preconditioning = "adam"
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
     batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
+    cascade: CascadeConfig | None = None
     warmup: WarmupConfig = WarmupConfig()
     seed: int | None = None  # of warm-up and sketch; None: the run's. Runs that share it share features
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
@@ -69,6 +80,15 @@ class FeatureConfig(_Section):
     def uses_lora(self) -> bool:
         """Whether features are gradients of a LoRA adapter."""
         return self.representation == "gradient" and self.parameters == "lora"
+
+    def proxy_model(self, learner: str) -> str:
+        """The model that features are taken from."""
+        return self.model or ("minilm" if self.representation == "embed" else learner)
+
+    def cascade_model(self, learner: str) -> str:
+        """The model of the cheap first pass."""
+        cascade = self.cascade or CascadeConfig()
+        return cascade.model or ("minilm" if cascade.representation == "embed" else self.proxy_model(learner))
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -87,6 +107,12 @@ class FeatureConfig(_Section):
             )
         if self.representation != "gradient":
             return self
+        if self.preconditioning == "less" and self.centred:
+            raise ConfigError(
+                "features.centred with features.preconditioning: less",
+                "features whose candidates and targets lie in one space",
+                "set features.centred: false, or features.preconditioning: adam",
+            )
         if self.sketch == "kronecker" and self.preconditioning != "none":
             raise ConfigError(
                 f"features.sketch: kronecker with features.preconditioning: {self.preconditioning}",
@@ -194,7 +220,7 @@ class RunConfig(_Section):
     @property
     def proxy_model(self) -> str:
         """The model that features are taken from."""
-        return self.features.model or ("minilm" if self.features.representation == "embed" else self.model)
+        return self.features.proxy_model(self.model)
 
     @property
     def feature_seed(self) -> int:

@@ -19,22 +19,24 @@ from evoray.config import (
     RunConfig,
     SelectionConfig,
     TrainingConfig,
+    check_metric,
     check_selector,
 )
 from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
 from evoray.engine.external import open_features
+from evoray.engine.featurise import featurise
 from evoray.engine.goals import external_goal, gradient_goal
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
-from evoray.engine.proxy import Checkpoint, identify_model, ready_proxy
+from evoray.engine.proxy import Checkpoint, cheap_proxy, identify_model, ready_proxy
 from evoray.engine.round import STATES, Context, evaluate_round, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles, TileSource
 from evoray.engine.site import Site
-from evoray.engine.stages import featurise, open_target, score
+from evoray.engine.stages import open_target, score
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
@@ -144,6 +146,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
         proxy = ready_proxy(
             config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, site
         )
+    cheap = cheap_proxy(config.model, config.features, site) if proxied else None
     return Context(
         config=config,
         storage=storage,
@@ -153,6 +156,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
         validate=validate,
         model_identity=identity,
         proxy=proxy,
+        cheap=cheap,
     )
 
 
@@ -169,8 +173,9 @@ def featurize(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Featurised:
-    """Gradient features of a pool, in a feature store below `out`; resumable."""
-    settings = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
+    """Features of a pool, in a feature store below `out`; resumable."""
+    settings = _with_adapter(features, adapter)
+    model = settings.model or model
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
@@ -211,7 +216,9 @@ def select(
     """
     check_selector(selector)
     settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
-    gradients = (features or FeatureConfig()).model_copy(update={"adapter": adapter})
+    gradients = _with_adapter(features, adapter)
+    check_metric(gradients, settings)
+    model = gradients.model or model
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
@@ -232,7 +239,7 @@ def select(
         else:
             source, target_ids, goal = gradient_goal(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                identity, gradients, lora or LoraConfig(), seed, site,
+                identity, k, gradients, lora or LoraConfig(), seed, site,
             )  # fmt: skip
         with site.events.stage("align and select", 1) as stage:
             choice = choose(source, goal, settings, seed, workers, stage.share)
@@ -241,6 +248,11 @@ def select(
         write_selected(storage, SELECTED, picks_table(choice.picks), target_ids, 1, rows, units)
         storage.write_json("selection.json", dict(choice.facts))
     return _selection(storage, choice)
+
+
+def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> FeatureConfig:
+    settings = features or FeatureConfig()
+    return settings if adapter is None else settings.model_copy(update={"adapter": adapter, "adapter_weights": None})
 
 
 def _selection(storage: Storage, choice: Choice) -> Selection:

@@ -56,8 +56,8 @@ FIELDS = {
 CONFIG_KEYS = {
     "": "pool target model out store rounds seed labels reading lora features selection training evaluation cluster",
     "lora": "rank alpha target_modules",
-    "features": "representation model adapter adapter_weights parameters dim sketch max_tokens preconditioning "
-    "precision batch_tokens warmup seed refresh",
+    "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
+    "preconditioning precision batch_tokens cascade warmup seed refresh",
     "reading": "unit_rows max_quarantined max_chars",
     "selection": "selector k energy lambda r eta steps tolerance shards",
     "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share weight_decay max_grad_norm zero_stage "

@@ -1,15 +1,18 @@
-"""What a selection aims at: gradient features of a target, or features made elsewhere."""
+"""What a selection aims at: features of a target, or features made elsewhere."""
 
 from __future__ import annotations
 
 from evoray.config import FeatureConfig, LoraConfig
+from evoray.engine.cascade import Cascade, prune
 from evoray.engine.choose import Goal
 from evoray.engine.external import open_features, read_all
+from evoray.engine.featurise import featurise
 from evoray.engine.pools import Pool
-from evoray.engine.proxy import ready_proxy
+from evoray.engine.proxy import cheap_proxy, ready_proxy
 from evoray.engine.shards import StoredTiles, TileSource
 from evoray.engine.site import Site
-from evoray.engine.stages import featurise, open_target, read_features
+from evoray.engine.stages import open_target
+from evoray.engine.stored import POOL, read_features
 from evoray.pool import split_dev
 
 
@@ -25,17 +28,27 @@ def gradient_goal(
     target: str,
     model: str,
     identity: str,
+    k: int,
     features: FeatureConfig,
     lora: LoraConfig,
     seed: int,
     site: Site,
 ) -> tuple[TileSource, list[str], Goal]:
-    """Gradient features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
+    """Features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
     splits = {split: open_target(target, split, seed, 64, site) for split in ("align", "validate")}
     proxy = ready_proxy(model, identity, features, lora, seed, pool, site)
-    sources = {"pool": pool.source, **{name: split.source for name, split in splits.items()}}
+    sources = {POOL: pool.source, **{name: split.source for name, split in splits.items()}}
+    cheap = cheap_proxy(model, features, site)
+    if features.cascade is not None and cheap is not None:
+        cascade = Cascade(
+            pool=pool, align=splits["align"], config=features, settings=features.cascade, proxy=proxy, cheap=cheap, k=k,
+            seed=seed, site=site,
+        )  # fmt: skip
+        pruned = prune(cascade, ())
+        site.events.write("cascade", **pruned.facts)
+        sources[POOL] = pruned.source
     found = featurise(sources, proxy, features, seed, site)
     ids, align_MD = read_features(found["align"])
     _, validate_MD = read_features(found["validate"])
     goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=splits["align"].weights_of(ids))
-    return StoredTiles(store=found["pool"].store, units=found["pool"].units), ids, goal
+    return StoredTiles(store=found[POOL].store, units=found[POOL].units), ids, goal

@@ -90,6 +90,14 @@ def ready_proxy(
     return warm_up_adapter(pool, model, identity, lora, features, seed, site)
 
 
+def cheap_proxy(learner: str, features: FeatureConfig, site: Site) -> Proxy | None:
+    """The model of a cascade's first pass, as it is; None where there is no cascade."""
+    if features.cascade is None:
+        return None
+    model = features.cascade_model(learner)
+    return Proxy.of(model, identify_model(model, site.events))
+
+
 def warm_up_adapter(
     pool: Pool,
     model: str,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evoray.config import RunConfig
+from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import (
     Goal,
     choose,
@@ -21,12 +22,14 @@ from evoray.engine.choose import (
     token_sum,
     write_selected,
 )
+from evoray.engine.featurise import featurise
 from evoray.engine.pools import Pool
 from evoray.engine.proxy import Checkpoint, Proxy
 from evoray.engine.rundir import Rounds
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
 from evoray.engine.site import Site
-from evoray.engine.stages import Features, Scores, Target, featurise, read_features, score
+from evoray.engine.stages import Scores, Target, score
+from evoray.engine.stored import POOL, Features, read_features
 from evoray.engine.trainer import TrainJob, train
 from evoray.errors import SelectionError
 from evoray.models.folder import Folder
@@ -57,6 +60,7 @@ class Context:
     validate: Target
     model_identity: str  # of the learner's base weights
     proxy: Proxy | None  # after the warm-up; None where the selector needs no features
+    cheap: Proxy | None = None  # of a cascade's first pass
 
     @property
     def rounds(self) -> Rounds:
@@ -113,6 +117,7 @@ class _RoundFeatures:
     pool: Features
     align: Features
     validate: Features
+    whole: Features  # of every usable row of the pool: the same as `pool` without a cascade
 
 
 def _proxy_of(context: Context, number: int) -> Proxy | None:
@@ -128,14 +133,38 @@ def _features(context: Context, number: int) -> _RoundFeatures | None:
     if proxy is None:
         return None
     config, seed = context.config.features, context.config.feature_seed
-    sources = {"pool": context.pool.source, "align": context.align.source, "validate": context.validate.source}
+    sources = {POOL: context.pool.source, "align": context.align.source, "validate": context.validate.source}
 
     def work() -> dict[str, Any]:
+        pruned = _pruned(context, number, proxy)
+        if pruned is not None:
+            sources[POOL] = pruned.source
         found = featurise(sources, proxy, config, seed, context.site)
-        return {name: {"fingerprint": one.fingerprint, "units": list(one.units)} for name, one in found.items()}
+        record: dict[str, Any] = {name: one.record() for name, one in found.items()}
+        record["whole"] = record[POOL] if pruned is None else pruned.cheap.record()
+        return {**record, "cascade": None if pruned is None else pruned.facts}
 
     record = context.rounds.step(number, "featurised", work)
-    return _RoundFeatures(**{name: Features.of(context.site.storage, record[name]) for name in sources})
+    names = [*sources, "whole"]
+    return _RoundFeatures(**{name: Features.of(context.site.storage, record[name]) for name in names})
+
+
+def _pruned(context: Context, number: int, proxy: Proxy) -> Pruned | None:
+    features = context.config.features
+    if features.cascade is None or context.cheap is None:
+        return None
+    cascade = Cascade(
+        pool=context.pool,
+        align=context.align,
+        config=features,
+        settings=features.cascade,
+        proxy=proxy,
+        cheap=context.cheap,
+        k=context.config.selection.k,
+        seed=context.config.feature_seed,
+        site=context.site,
+    )
+    return prune(cascade, used_ids(context, number, "selected"))
 
 
 def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
@@ -161,12 +190,13 @@ def _select(context: Context, number: int, features: _RoundFeatures | None) -> d
     prefix = Rounds.prefix(number)
     picks = context.storage.read_table(f"{prefix}/picks.parquet")
     target_ids = [] if features is None else read_features(features.align)[0]
-    units = [context.pool.units[tile] for tile in sorted(set(picks["tile"].to_pylist()))]
+    units_of_tiles = context.pool.units if features is None else features.pool.units
+    units = [units_of_tiles[tile] for tile in sorted(set(picks["tile"].to_pylist()))]
     digest = write_selected(
         context.storage, f"{prefix}/selected.parquet", picks, target_ids, number, context.pool.rows, units
     )
     ids = picks["id"].to_pylist()
-    tokens = None if features is None else token_sum(features.pool.store, features.pool.units, ids)
+    tokens = None if features is None else token_sum(features.whole.store, features.whole.units, ids)
     return {"ids": ids, "digest": digest, "rows": len(ids), "tokens": tokens}
 
 
@@ -204,9 +234,9 @@ def _train_control(context: Context, number: int, features: _RoundFeatures) -> d
     ids = draw_control(
         context.storage,
         f"{prefix}/control.parquet",
-        features.pool.store,
+        features.whole.store,
         context.pool.rows,
-        features.pool.units,
+        features.whole.units,
         used_ids(context, number, "control"),
         selected["tokens"],
         context.seed_of(number, "control"),

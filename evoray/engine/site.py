@@ -9,7 +9,7 @@ from typing import Any
 
 from evoray.engine.events import Events
 from evoray.engine.session import Session
-from evoray.engine.workers import PoolRows, TargetRows
+from evoray.engine.workers import KeptRows, PoolRows, TargetRows
 from evoray.storage import Storage
 
 
@@ -31,6 +31,6 @@ class Site:
 class Source:
     """Rows in units, read by whoever needs them, with the fingerprint of their content."""
 
-    rows: PoolRows | TargetRows
+    rows: PoolRows | KeptRows | TargetRows
     units: tuple[int, ...]
     identity: str

@@ -1,4 +1,4 @@
-"""Features and scores, each resumable by its own store.
+"""Targets and scores, each resumable by its own store.
 
 Every function takes what it works on by fingerprint and returns a small record. Rows and features stay with
 the workers and in storage.
@@ -14,64 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from evoray.config import EvaluationConfig, FeatureConfig
-from evoray.engine.proxy import Checkpoint, Proxy
+from evoray.config import EvaluationConfig
+from evoray.engine.proxy import Checkpoint
 from evoray.engine.remote import in_task
-from evoray.engine.shards import matrix_of
 from evoray.engine.site import Site, Source, fingerprint
 from evoray.engine.units import Work, run_units
-from evoray.engine.workers import FeatureJob, ScoreJob, TargetRows
+from evoray.engine.workers import ScoreJob, TargetRows
 from evoray.pool import Split, read_target_split, write_quarantine_table
 from evoray.storage import Storage, UnitStore
-
-#: The source of candidates; all other sources of features are rows of the target.
-POOL = "pool"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Committed features of a pool or of a target split."""
-
-    fingerprint: str
-    store: UnitStore
-    units: tuple[int, ...]
-
-    @classmethod
-    def of(cls, storage: Storage, record: Mapping[str, Any]) -> Features:
-        """The features that a round's record names."""
-        identity = record["fingerprint"]
-        return cls(fingerprint=identity, store=UnitStore(storage, f"features/{identity}"), units=tuple(record["units"]))
-
-
-def featurise(
-    sources: Mapping[str, Source], proxy: Proxy, config: FeatureConfig, seed: int, site: Site
-) -> dict[str, Features]:
-    """Features of every unit of some sources, by name; only what is not committed yet is computed.
-
-    The source named `pool` holds candidates, all others hold rows of the target.
-    """
-    found: dict[str, Features] = {}
-    works: list[Work] = []
-    for name, source in sources.items():
-        identity = fingerprint(
-            source=source.identity,
-            proxy=proxy.identity,
-            config=config.model_dump(exclude={"warmup", "adapter", "adapter_weights", "model", "refresh", "seed"}),
-            candidates=name == POOL,
-            seed=seed,
-        )
-        store = UnitStore(site.storage, f"features/{identity}")
-        found[name] = Features(fingerprint=identity, store=store, units=source.units)
-        job = FeatureJob(
-            source=source.rows, model=proxy.model, adapters=proxy.adapters, weights=proxy.weights, config=config,
-            seed=seed, candidates=name == POOL,
-        )  # fmt: skip
-        works.append(Work(units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}"))
-    names = {name: one.fingerprint for name, one in found.items()}
-    title = f"featurise {', '.join(sources)}"
-    with site.events.stage(title, sum(len(work.units) for work in works), fingerprints=names) as stage:
-        run_units(works, site.session, stage)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +70,6 @@ def _describe_target(
         quarantine = f"quarantine/target-{fingerprint(rows=[asdict(record) for record in refused])}.parquet"
         storage.write_table(quarantine, write_quarantine_table(refused))
     return len(rows), fingerprint(rows=[asdict(row) for row in rows]), weights, quarantine
-
-
-def read_features(features: Features) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Ids and unit rows [M, D] of a target's features: small enough for the driver."""
-    commits = features.store.commits()
-    tables = [features.store.read(commits[unit], ["id", "feature"]) for unit in features.units]
-    table = pa.concat_tables(table for table in tables if table.num_rows)
-    return table["id"].to_pylist(), matrix_of(table)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
 from evoray.engine.round import Context, score_arms
 from evoray.engine.rundir import Rounds, environment
-from evoray.engine.stages import Features, Scores, Target, open_target
+from evoray.engine.stages import Scores, Target, open_target
+from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference
 from evoray.pool import find_target
@@ -147,7 +148,7 @@ def _choice(context: Context, number: int) -> Choice:
     featurised = f"{prefix}/featurised.json"
     mean_pool = None
     if context.storage.exists(featurised):
-        mean_pool = _mean_tokens(context, context.storage.read_json(featurised)["pool"]["fingerprint"])
+        mean_pool = _mean_tokens(context, context.storage.read_json(featurised)["whole"]["fingerprint"])
     return Choice(
         sources=sources,
         vendi=facts.get("vendi_picks"),
@@ -226,8 +227,8 @@ def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
     counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
     if context.storage.exists(featurised):
-        features = Features.of(context.site.storage, context.storage.read_json(featurised)["pool"])
-        prefixes.append(f"quarantine/features-{features.fingerprint}")
+        features = Features.of(context.site.storage, context.storage.read_json(featurised)[POOL])
+        prefixes += [f"quarantine/features-{name}" for name in dict.fromkeys((features.raw, features.fingerprint))]
         truncated = sum(int(commit.facts["truncated"]) for commit in features.store.commits().values())
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated

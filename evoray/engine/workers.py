@@ -7,6 +7,7 @@ are loaded once an actor and nothing but unit numbers travels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -76,6 +77,22 @@ class PoolRows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptRows:
+    """Some of the usable rows of a pool, in the pool's own units."""
+
+    rows: PoolRows
+    key: str  # of a table with the column `id`, in the storage of the pool
+
+    def read(self, unit: int) -> list[Row]:
+        """The rows of one unit that were kept, in their order."""
+        return [row for row in self.rows.read(unit) if row.id in self._ids]
+
+    @cached_property
+    def _ids(self) -> set[str]:
+        return set(self.rows.store.storage.read_table(self.key, ["id"])["id"].to_pylist())
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetRows:
     """Rows of one split of a target, in units of `unit_rows`."""
 
@@ -103,7 +120,7 @@ class TargetRows:
 class FeatureJob:
     """Features of the rows of a source."""
 
-    source: PoolRows | TargetRows
+    source: PoolRows | KeptRows | TargetRows
     model: str
     adapters: tuple[Folder, ...]
     weights: tuple[float, ...]
@@ -142,7 +159,7 @@ class _Featuriser(UnitWorker):
 class ScoreJob:
     """Loss and choice of every row of a target split under one model."""
 
-    source: PoolRows | TargetRows
+    source: PoolRows | KeptRows | TargetRows
     model: str
     adapter: Folder | None
     config: EvaluationConfig
