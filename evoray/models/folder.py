@@ -10,6 +10,9 @@ from pathlib import Path
 from evoray.errors import ModelError
 from evoray.storage import Storage
 
+#: Beside an adapter: its optimiser's moments (see `moments`). Named here, where no torch is needed.
+MOMENTS_FILE = "moments.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
@@ -45,7 +48,7 @@ class Folder:
     def fingerprint(self) -> str:
         """SHA-256 over an adapter's config, weights and optimiser moments."""
         digest = hashlib.sha256()
-        for name in ("adapter_config.json", "adapter_model.safetensors", "moments.safetensors"):
+        for name in ("adapter_config.json", "adapter_model.safetensors", MOMENTS_FILE):
             if self.storage.exists(f"{self.prefix}/{name}"):
                 digest.update(name.encode() + self.storage.read(f"{self.prefix}/{name}"))
         return digest.hexdigest()

@@ -12,24 +12,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evoray.errors import ModelError
+from evoray.models.folder import MOMENTS_FILE
 
-MOMENTS_FILE = "moments.safetensors"
 #: Adam's decay rates, in the warm-up and under DeepSpeed alike.
 BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """The running averages of an Adam optimiser by parameter name (see `canonical_name`), without bias correction."""
+    """The running averages of an Adam optimiser by parameter name (see `canonical_name`), before bias correction."""
 
     first: Mapping[str, Tensor]  # m, the parameter's shape, float32
     second: Mapping[str, Tensor]  # v, the parameter's shape, float32
-    steps: int
+    steps: int  # of the optimiser; 0 for plain averages, which need no correction
     origin: str  # "optimizer" or "estimated"
 
     def corrected_second(self, name: str) -> Tensor:
         """v_hat = v / (1 - beta2^steps) of one parameter."""
-        return self.second[name] / (1.0 - BETAS[1] ** self.steps)
+        return self.second[name] / (1.0 - BETAS[1] ** self.steps) if self.steps else self.second[name]
 
 
 def canonical_name(name: str) -> str:

@@ -1,0 +1,323 @@
+"""What do gradient features cost, and how far do their inner products fall from the exact ones?
+
+Speed: seeded rows over all files of a folder of pools (made-up text of similar lengths without one), cut into blocks;
+every contender does a block before any goes on to the next, and medians over the blocks are compared. Fidelity: the
+sketches' inner products against those of the gradients themselves. The last line printed is one JSON object: bare keys
+at float32 and D = 2048, other settings suffixed.
+
+    python benchmarks/featurize.py [--data PATH] [--rows 256] [--blocks 8] [--threads N] [--only speed fidelity ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from featurize_baselines import DenseProjection, PlainModel, looped, padded_batches, plain_pass
+
+from evoray.config import LoraConfig
+from evoray.features.gradient import GradientFeatures, adapted_layers, per_sample_gradients
+from evoray.features.sketches import make_sketch
+from evoray.models.chat import Encoded, encode
+from evoray.models.loading import cast_frozen, load_model, load_tokenizer, new_adapter, to_device
+from evoray.models.loss import Batch, collate, token_budget_batches
+from evoray.pool import normalise, plan_units, read_span, rows_from_table
+from evoray.records import Message, Row
+
+MODEL, MAX_TOKENS, BATCH_TOKENS, SEED = "smollm2", 512, 512, 0
+PRECISIONS: dict[str, torch.dtype | None] = {"": None, "_bf16": torch.bfloat16}
+PARTS = ("speed", "memory", "scaling", "fidelity")
+
+
+def main() -> None:
+    """Run the parts asked for, print the JSON object."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    if options.child:
+        _child(options)
+        return
+    facts: dict[str, Any] = {}
+    for part in options.only:
+        facts |= {"speed": speed, "memory": memory, "scaling": scaling, "fidelity": fidelity}[part](options)
+    print(json.dumps(facts | _environment(options)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with pools/*.parquet")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--child", choices=["ours", "plain", "rate"], help=argparse.SUPPRESS)
+    parser.add_argument("--suffix", choices=list(PRECISIONS), default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def samples_of(options: argparse.Namespace) -> list[Encoded]:
+    """Tokenised rows, the same for every contender."""
+    generator = np.random.default_rng(SEED)
+    files = sorted((options.data / "pools").glob("*.parquet")) if options.data else []
+    rows: list[Row] = []
+    for place, file in enumerate(files):
+        count = options.rows // len(files) + (place < options.rows % len(files))
+        (span,) = plan_units(str(file), 10**9)
+        table, _ = normalise(read_span(span)[0], span)
+        rows += rows_from_table(table.take(np.sort(generator.permutation(table.num_rows)[:count])))
+    if not files:
+        words = [
+            "the",
+            "model",
+            "reads",
+            "a",
+            "question",
+            "and",
+            "writes",
+            "an",
+            "answer",
+            "that",
+            "should",
+            "be",
+            "right",
+        ]
+        for index, length in enumerate(np.exp(generator.normal(4.5, 0.8, options.rows)).astype(int)):
+            text = " ".join(generator.choice(words, max(4, length)))
+            half = len(text) // 2
+            rows.append(Row(id=str(index), messages=(Message("user", text[:half]), Message("assistant", text[half:]))))
+    order = generator.permutation(len(rows))
+    encoded = encode([rows[index] for index in order], load_tokenizer(MODEL), MAX_TOKENS)
+    return [sample for sample in encoded if any(sample.supervised)][: options.rows]
+
+
+def adapted_model(precision: torch.dtype | None) -> Any:
+    """The model with a seeded LoRA adapter away from its start, where half of the gradient would vanish."""
+    model = new_adapter(load_model(MODEL), LoraConfig(), SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.01 * torch.randn(parameter.shape, generator=generator)
+    return cast_frozen(to_device(model), precision)
+
+
+def budgeted(samples: Sequence[Encoded], pad_id: int) -> list[Batch]:
+    """Token-budget batches over the length-sorted samples."""
+    groups = token_budget_batches([len(sample.ids) for sample in samples], BATCH_TOKENS)
+    return [collate([samples[index] for index in group], pad_id) for group in groups]
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of times, block by block, at each precision."""
+    samples = samples_of(options)
+    facts: dict[str, Any] = {"rows": len(samples), "tokens": sum(len(sample.ids) for sample in samples)}
+    for suffix, precision in PRECISIONS.items():
+        facts |= {f"{key}{suffix}": value for key, value in _speed(samples, precision, options.blocks).items()}
+    facts["bf16_over_fp32"] = facts["tokens_per_second_bf16"] / facts["tokens_per_second"]
+    return facts
+
+
+def _speed(samples: Sequence[Encoded], precision: torch.dtype | None, blocks: int) -> dict[str, Any]:
+    pad_id = int(load_tokenizer(MODEL).pad_token_id)
+    plain = PlainModel(adapted_model(precision), precision)
+    ours = {
+        dim: GradientFeatures(adapted_model(precision), dim=dim, seed=SEED, precision=precision) for dim in (2048, 8192)
+    }
+    sketches = [
+        make_sketch("sparse", name, (weight.shape[0], weight.shape[1]), 2048, SEED)
+        for layer in adapted_layers(plain.model)
+        for name, weight in layer.factors.items()
+    ]
+    dense = DenseProjection(8192)
+
+    def sketched(gradients: list[torch.Tensor]) -> None:
+        for sketch, gradient in zip(sketches, gradients, strict=True):
+            sketch.apply(gradient[None])
+
+    def projected(block: Sequence[Encoded]) -> None:
+        looped(plain, block, pad_id, dense.add)
+        dense.flush()
+
+    def contenders(block: Sequence[Encoded]) -> dict[str, Callable[[], object]]:
+        batches = budgeted(block, pad_id)
+        return {
+            "plain": lambda: plain_pass(plain, batches),
+            "ours": lambda: [ours[2048](batch) for batch in batches],
+            "ours_8192": lambda: [ours[8192](batch) for batch in batches],
+            "padded": lambda: plain_pass(plain, padded_batches(block, len(batches), pad_id)),
+            "loop": lambda: looped(plain, block, pad_id, sketched),
+            "dense": lambda: projected(block),
+        }
+
+    pieces = [samples[start::blocks] for start in range(blocks)]
+    for contender in list(contenders(pieces[0][:4]).values())[:-1]:
+        contender()  # compiles kernels, fills caches
+    seconds: dict[str, list[float]] = {}
+    for piece in pieces:
+        for name, contender in contenders(piece).items():
+            began = time.perf_counter()
+            contender()
+            seconds.setdefault(name, []).append(time.perf_counter() - began)
+            print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
+    return _ratios(seconds, samples, precision, dense)
+
+
+def _ratios(
+    seconds: dict[str, list[float]], samples: Sequence[Encoded], precision: torch.dtype | None, dense: DenseProjection
+) -> dict[str, Any]:
+    def ratio(over: str, under: str) -> float:
+        return median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+    total = sum(seconds["ours"])
+    return {
+        "ratio_to_plain": ratio("ours", "plain"),
+        "ratio_to_plain_8192": ratio("ours_8192", "plain"),
+        "ratio_to_padded": ratio("ours", "padded"),
+        "speedup_over_loop": ratio("loop", "ours"),
+        "speedup_over_dense": ratio("dense", "ours_8192"),
+        "dense_random_seconds": dense.random_seconds,
+        "dense_matrix_seconds": dense.matrix_seconds,
+        "tokens_per_second": sum(len(sample.ids) for sample in samples) / total,
+        "mfu": flops_of(samples) / total / gemm_peak(precision),
+    }
+
+
+def flops_of(samples: Sequence[Encoded]) -> float:
+    """Useful work of a forward and an input-gradient backward pass: no weight gradients, no padding, causal half."""
+    model = load_model(MODEL)
+    config: Any = model.config
+    body = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+    tokens = sum(len(sample.ids) for sample in samples)
+    supervised = sum(sum(sample.supervised) for sample in samples)
+    squares = sum(len(sample.ids) ** 2 for sample in samples)
+    attention = 6 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * squares
+    return float(4 * body * tokens + 4 * config.vocab_size * config.hidden_size * supervised + attention)
+
+
+def gemm_peak(precision: torch.dtype | None) -> float:
+    """Best measured multiply-add rate of square matrices at a precision, in floating-point operations a second."""
+    best = 0.0
+    for size in (1024, 2048, 3072):
+        left, right = (torch.randn(size, size).to(precision or torch.float32) for _ in range(2))
+        for _ in range(6):
+            began = time.perf_counter()
+            left @ right
+            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of a process that featurises over one that only trains, on the longest rows."""
+    facts: dict[str, Any] = {}
+    for suffix in PRECISIONS:
+        peaks = {name: _run_child(options, name, suffix, options.threads)["peak_bytes"] for name in ("ours", "plain")}
+        facts |= {f"memory_ratio{suffix}": peaks["ours"] / peaks["plain"], f"peak_bytes{suffix}": peaks["ours"]}
+    return facts
+
+
+def scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """Rows a second of two single-thread processes side by side over those of one alone."""
+    alone = [_run_child(options, "rate", "", 1)["rate"] for _ in range(2)]
+    pair = [_start_child(options, "rate", "", 1) for _ in range(2)]
+    together = sum(_finish(process)["rate"] for process in pair)
+    return {"scaling": together / median(alone)}
+
+
+def _start_child(options: argparse.Namespace, name: str, suffix: str, threads: int) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--child", name, "--threads", str(threads), "--rows", str(options.rows)]
+    command += [f"--suffix={suffix}", *(["--data", str(options.data)] if options.data else [])]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a measuring process ended with {process.returncode}")
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def _run_child(options: argparse.Namespace, name: str, suffix: str, threads: int) -> dict[str, Any]:
+    return _finish(_start_child(options, name, suffix, threads))
+
+
+def _child(options: argparse.Namespace) -> None:
+    """One measuring process: its peak memory on the longest rows, or its rate on the first ones."""
+    import resource
+
+    precision = PRECISIONS[options.suffix]
+    samples = sorted(samples_of(options), key=lambda sample: -len(sample.ids))
+    chosen = samples[::12] if options.child == "rate" else samples[:3] + samples[-24:]
+    batches = budgeted(chosen, int(load_tokenizer(MODEL).pad_token_id))
+    if options.child == "plain":
+        plain_pass(PlainModel(adapted_model(precision), precision), batches)
+        seconds = 1.0
+    else:
+        features = GradientFeatures(adapted_model(precision), dim=2048, seed=SEED, precision=precision)
+        features(batches[-1])
+        began = time.perf_counter()
+        for batch in batches:
+            features(batch)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": peak}))
+
+
+def fidelity(options: argparse.Namespace) -> dict[str, Any]:
+    """Root mean square error of sketched inner products over ||g|| ||h||, and over the law sqrt((1 + cos^2) / D)."""
+    samples = sorted(samples_of(options), key=lambda sample: len(sample.ids))[: min(24, options.rows)]
+    model = adapted_model(None)
+    model.requires_grad_(False)
+    layers = adapted_layers(model)
+    gradients: dict[str, list[torch.Tensor]] = {}
+    for batch in budgeted(samples, int(load_tokenizer(MODEL).pad_token_id)):
+        per_sample_gradients(model, layers, batch, lambda name, g: gradients.setdefault(name, []).append(g))
+    whole = {name: torch.cat(parts) for name, parts in gradients.items()}
+    cosines, norm_N = _cosines(whole)
+    facts: dict[str, Any] = {}
+    for kind, seeds in (("sparse", 6), ("kronecker", 6), ("rademacher", 2)):
+        for dim in (512, 2048, 8192):
+            errors = []
+            for seed in range(seeds):
+                sketched = sum(make_sketch(kind, n, tuple(g.shape[1:]), dim, seed).apply(g) for n, g in whole.items())  # type: ignore[arg-type, misc]
+                rows = sketched / norm_N[:, None]
+                errors.append((rows @ rows.T - cosines)[_pairs(len(cosines))])
+            law = ((1 + cosines[_pairs(len(cosines))] ** 2) / dim).mean().sqrt()
+            rms = torch.cat(errors).square().mean().sqrt()
+            facts |= {f"rms_{kind}_{dim}": float(rms), f"rms_over_law_{kind}_{dim}": float(rms / law)}
+            print(f"{kind} {dim}: {float(rms / law):.3f} of the law", file=sys.stderr)
+    return facts
+
+
+def _cosines(whole: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    gram = sum(g.flatten(1) @ g.flatten(1).T for g in whole.values())
+    norm_N = torch.as_tensor(gram).diagonal().sqrt()
+    return gram / norm_N[:, None] / norm_N, norm_N
+
+
+def _pairs(rows: int) -> torch.Tensor:
+    return torch.ones(rows, rows, dtype=torch.bool).triu(1)
+
+
+def _environment(options: argparse.Namespace) -> dict[str, Any]:
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    names = [line.split(": ")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "threads": options.threads,
+        "cpu": names[0] if names else platform.machine(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

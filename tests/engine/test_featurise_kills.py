@@ -1,0 +1,94 @@
+"""Features after an actor and then the driver were killed in the middle of a pool: the same bytes, no unit twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from evoray.storage import Storage, UnitStore
+from tests.processes import alive, marked
+from tests.tiny_run import unit_files
+from tests.tiny_task import write_task
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+_SECONDS = 600.0
+
+
+@pytest.fixture
+def mark() -> Iterator[dict[str, str]]:
+    with marked() as environment:
+        yield environment
+
+
+def start(task: Path, model: Path, out: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "evoray.cli", "featurize", "--pool", str(task / "pool.jsonl"), "--model", str(model)),
+        *("--out", str(out), "--dim", "64", "--max-tokens", "96"),
+        *("--set", "reading.unit_rows=8", "--set", "lora.rank=2", "--set", "features.warmup.rows=8"),
+        *("--set", "cluster.workers=1"),
+    ]
+    with out.with_suffix(".txt").open("ab") as errors:
+        return subprocess.Popen(
+            command, env={**os.environ, **mark}, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def commits(out: Path) -> int:
+    return len(list(out.glob("features/*/unit-*.json")))
+
+
+def unit_actor(mark: dict[str, str]) -> psutil.Process | None:
+    """The process of Ray Data's actor."""
+    return next((one for one in alive(mark) if "MapWorker" in " ".join(one.cmdline())), None)
+
+
+def features(out: Path) -> pa.Table:
+    (folder,) = (out / "features").iterdir()
+    store = UnitStore(Storage(out), f"features/{folder.name}")
+    return pa.concat_tables([store.read(commit) for commit in store.commits().values()])
+
+
+def test_features_are_the_same_after_an_actor_and_the_driver_were_killed(
+    tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str]
+) -> None:
+    task = write_task(tmp_path / "task", pool_rows=160)
+    out, log = tmp_path / "disturbed", tmp_path / "disturbed.txt"
+    first = start(task, tiny_model_dir, out, mark)
+    wait_until(lambda: commits(out) >= 1, first, log)
+    actor = unit_actor(mark)
+    assert actor is not None
+    actor.kill()
+    killed_at = commits(out)
+    wait_until(lambda: commits(out) >= killed_at + 2, first, log)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    survived = commits(out)
+    assert survived < 20, "the driver was killed before the last unit"
+    again = start(task, tiny_model_dir, out, mark)
+    assert again.wait(_SECONDS) == 0, log.read_text()
+    undisturbed = tmp_path / "undisturbed"
+    assert start(task, tiny_model_dir, undisturbed, mark).wait(_SECONDS) == 0
+    assert features(out).equals(features(undisturbed))
+    assert features(out).num_rows == 160
+    assert set(unit_files(out).values()) == {(1, 1)}
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [event for event in events if event["event"] == "stage"], "the run noted its stages"
