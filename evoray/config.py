@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -52,7 +53,7 @@ class CascadeConfig(_Section):
 
     representation: Literal["rds", "embed", "hidden_mean"] = "rds"
     model: str | None = None  # what it is taken from; None: the proxy (for embed: minilm)
-    keep: float = Field(4.0, ge=1)  # candidates to keep, in multiples of selection.k
+    keep: float = Field(4.0, ge=1.1)  # candidates to keep, in multiples of selection.k
     recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
 
 
@@ -104,6 +105,18 @@ class FeatureConfig(_Section):
                 f"features.adapter_weights = {list(self.adapter_weights)} for {len(self.adapters)} adapters",
                 "one positive weight for each path of features.adapter",
                 "give as many weights as adapters",
+            )
+        if self.centred and self.cascade is not None:
+            raise ConfigError(
+                "features.centred with features.cascade",
+                "one of them: what a cascade leaves has another mean than the pool",
+                "leave one of them out",
+            )
+        if len(self.adapters) > int(self.uses_lora or self.representation != "embed") and not self.uses_lora:
+            raise ConfigError(
+                f"{len(self.adapters)} adapters for features.representation: {self.representation}",
+                "no adapter for embed, at most one for hidden states and base weights",
+                "leave features.adapter out, or take gradients of LoRA weights",
             )
         if self.representation != "gradient":
             return self
@@ -214,7 +227,6 @@ class RunConfig(_Section):
                 "one round: the first uses every row",
                 "set rounds: 1",
             )
-        check_metric(self.features, self.selection)
         return self
 
     @property
@@ -329,7 +341,9 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for part in location:
         fields = section.model_fields
-        section = fields[str(part)].annotation if str(part) in fields else RunConfig  # type: ignore[assignment]
+        annotation = fields[str(part)].annotation if str(part) in fields else RunConfig
+        choices = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
+        section = choices[0]  # of a section that may be left out
     return sorted(field.alias or name for name, field in section.model_fields.items())
 
 

@@ -30,7 +30,7 @@ from evoray.engine.goals import external_goal, gradient_goal
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
-from evoray.engine.proxy import Checkpoint, cheap_proxy, identify_model, ready_proxy
+from evoray.engine.proxy import Checkpoint, cheap_proxy, check_alone, identify_model, ready_proxy
 from evoray.engine.round import STATES, Context, evaluate_round, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
@@ -93,6 +93,7 @@ def run(
 
     Raises UserError's children for wrong input, StageError where a stage cannot finish.
     """
+    check_metric(config.features, config.selection)
     storage = Storage(config.out)
     with run_lock(storage):
         if anew:
@@ -128,6 +129,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
     pool = read_pool(config.pool, config.reading, site)
     if config.selection.selector != "all":
         check_picks(config.selection.k, config.rounds, pool.usable)
+    cheap = cheap_proxy(config.model, config.features, site) if proxied else None
     ready = [Folder.at(path).fingerprint() for path in config.features.adapters]
     check_manifest(
         storage,
@@ -138,6 +140,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "model": identity,
             "proxy": proxy_identity,
             "adapters": ready,
+            "cascade": None if cheap is None else cheap.identity,
             "seed": config.seed,
         },
     )
@@ -146,7 +149,6 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
         proxy = ready_proxy(
             config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, site
         )
-    cheap = cheap_proxy(config.model, config.features, site) if proxied else None
     return Context(
         config=config,
         storage=storage,
@@ -173,9 +175,13 @@ def featurize(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Featurised:
-    """Features of a pool, in a feature store below `out`; resumable."""
+    """Features of a pool, in a feature store below `out`; resumable.
+
+    Raises ConfigError for what needs pool and target together: centring, `less`, a cascade, and moments to estimate.
+    """
     settings = _with_adapter(features, adapter)
-    model = settings.model or model
+    check_alone(settings)
+    model, seed = settings.model or model, seed if settings.seed is None else settings.seed
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from evoray.config import RunConfig, apply_override, build_config, difference, load_config
+from evoray.config import RunConfig, apply_override, build_config, check_metric, difference, load_config
 from evoray.errors import ConfigError
 
 MINIMAL = {"pool": "p", "target": "t"}
@@ -27,6 +27,7 @@ def refusal(data: dict[str, Any]) -> ConfigError:
         ({"selektion": {}}, "selektion", "selection"),
         ({"selection": {"lamda": 1}}, "selection.lamda", "lambda"),
         ({"features": {"warmup": {"row": 1}}}, "features.warmup.row", "rows"),
+        ({"features": {"cascade": {"keeep": 3}}}, "features.cascade.keeep", "keep"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(data: dict[str, Any], key: str, near: str) -> None:
@@ -55,6 +56,29 @@ def test_an_unknown_selector_lists_the_known_ones() -> None:
     error = refusal({**MINIMAL, "selection": {"selector": "evoslect"}})
     assert "evoselect, random, all" in error.expected
     assert "'evoselect'" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("features", "named"),
+    [
+        ({"sketch": "kronecker"}, "features.sketch: kronecker"),
+        ({"parameters": "base", "preconditioning": "none"}, "features.parameters: base"),
+        ({"preconditioning": "less", "centred": True}, "features.centred"),
+        ({"centred": True, "cascade": {}}, "features.cascade"),
+        ({"representation": "embed", "adapter": "a"}, "1 adapters"),
+        ({"representation": "rds", "adapter": ["a", "b"]}, "2 adapters"),
+        ({"adapter": ["a", "b"], "adapter_weights": [1.0]}, "features.adapter_weights"),
+    ],
+)
+def test_features_that_do_not_go_together_are_refused(features: dict[str, Any], named: str) -> None:
+    assert named in refusal({**MINIMAL, "features": features}).received
+
+
+def test_distances_that_less_does_not_give_are_refused() -> None:
+    config = build_config({**MINIMAL, "features": {"preconditioning": "less"}})
+    with pytest.raises(ConfigError, match="energy: relative_vendi"):
+        check_metric(config.features, config.selection)
+    check_metric(config.features, config.selection.model_copy(update={"energy": "none"}))
 
 
 def test_overrides_reach_nested_keys_and_are_read_as_yaml(tmp_path: Path) -> None:

@@ -69,5 +69,5 @@ class _Centrer(UnitWorker):
             )
             for row_id in lost
         ]
-        facts = {**commit.facts, "quarantined": len(lost)}
+        facts = {**commit.facts, "quarantined": int(commit.facts["quarantined"]) + len(lost)}
         return UnitResult(table=table, facts=facts, quarantined=quarantined)

@@ -36,6 +36,7 @@ def gradient_goal(
 ) -> tuple[TileSource, list[str], Goal]:
     """Features of a pool, the ids of the target's align rows, and what to aim at. Raises TargetError."""
     splits = {split: open_target(target, split, seed, 64, site) for split in ("align", "validate")}
+    seed = seed if features.seed is None else features.seed
     proxy = ready_proxy(model, identity, features, lora, seed, pool, site)
     sources = {POOL: pool.source, **{name: split.source for name, split in splits.items()}}
     cheap = cheap_proxy(model, features, site)

@@ -18,6 +18,7 @@ from evoray.engine.progress import Counter, watched
 from evoray.engine.remote import in_process
 from evoray.engine.site import Site, fingerprint
 from evoray.engine.workers import PoolRows
+from evoray.errors import ConfigError
 from evoray.models.folder import MOMENTS_FILE, Folder
 
 
@@ -92,11 +93,29 @@ def ready_proxy(
     return Proxy.of(model, identity, adapters, features.adapter_weights)
 
 
+def check_alone(features: FeatureConfig) -> None:
+    """Raise ConfigError for features of one source that would not lie in one space with those of another."""
+    bare = [path for path in features.adapters if not Folder.at(path).has(MOMENTS_FILE)]
+    reasons = {
+        "features.centred": features.centred,
+        "features.preconditioning: less": features.uses_lora and features.preconditioning == "less",
+        "features.cascade": features.cascade is not None,
+        f"an adapter without {MOMENTS_FILE}": bool(bare) and features.uses_lora and features.preconditioning == "adam",
+    }
+    found = [reason for reason, applies in reasons.items() if applies]
+    if found:
+        raise ConfigError(
+            f"{found[0]}, and features of one file alone",
+            "features that do not depend on the pool: others, made apart, could not be compared with them",
+            "use `evoray select --pool --target` or `evoray run`, or leave it out",
+        )
+
+
 def with_moments(
     adapter: Folder, pool: Pool, model: str, model_identity: str, config: FeatureConfig, seed: int, site: Site
 ) -> Folder:
     """The adapter itself where it has its optimiser's moments; else a copy with moments estimated on pool rows."""
-    if adapter.storage.exists(f"{adapter.prefix}/{MOMENTS_FILE}"):
+    if adapter.has(MOMENTS_FILE):
         return adapter
     identity = fingerprint(
         pool=pool.fingerprint,

@@ -19,7 +19,17 @@ from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
 from evoray.evaluation.intervals import bootstrap_mean, paired_difference
 from evoray.pool import find_target
-from evoray.report.summary import Arm, Certificate, Choice, Interval, PathPoint, RunSummary, SourceShare
+from evoray.report.summary import (
+    Arm,
+    Cascade,
+    Certificate,
+    Choice,
+    Interval,
+    PathPoint,
+    Recall,
+    RunSummary,
+    SourceShare,
+)
 from evoray.storage import Storage
 
 _BOOTSTRAP_SEED = 0
@@ -146,16 +156,24 @@ def _choice(context: Context, number: int) -> Choice:
         )
     tokens = selected.get("tokens")
     featurised = f"{prefix}/featurised.json"
-    mean_pool = None
+    mean_pool, cascade = None, None
     if context.storage.exists(featurised):
-        mean_pool = _mean_tokens(context, context.storage.read_json(featurised)["whole"]["fingerprint"])
+        record = context.storage.read_json(featurised)
+        mean_pool = _mean_tokens(context, record["whole"]["fingerprint"])
+        cascade = record["cascade"]
     return Choice(
         sources=sources,
         vendi=facts.get("vendi_picks"),
         vendi_target=facts.get("vendi_target"),
         tokens_mean=None if tokens is None else tokens / selected["rows"],
         tokens_mean_pool=mean_pool,
+        cascade=None if cascade is None else _cascade(cascade),
     )
+
+
+def _cascade(facts: Mapping[str, Any]) -> Cascade:
+    recall = None if facts["recall"] is None else Recall(**facts["recall"])
+    return Cascade(representation=facts["representation"], kept=facts["kept"], recall=recall)
 
 
 def _chosen_sources(storage: Storage, key: str) -> dict[str, int]:
@@ -227,9 +245,11 @@ def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
     counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
     if context.storage.exists(featurised):
-        features = Features.of(context.site.storage, context.storage.read_json(featurised)[POOL])
-        prefixes += [f"quarantine/features-{name}" for name in dict.fromkeys((features.raw, features.fingerprint))]
-        truncated = sum(int(commit.facts["truncated"]) for commit in features.store.commits().values())
+        record = context.storage.read_json(featurised)
+        whole, features = (Features.of(context.site.storage, record[name]) for name in ("whole", POOL))
+        names = dict.fromkeys((whole.raw, features.raw, features.fingerprint))
+        prefixes += [f"quarantine/features-{name}" for name in names]
+        truncated = sum(int(commit.facts["truncated"]) for commit in whole.store.commits().values())
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
     for key in (key for prefix in prefixes for key in context.site.storage.keys(prefix)):

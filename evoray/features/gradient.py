@@ -4,6 +4,7 @@ For an adapted layer y = W x + s B (A x) with delta = dL/dy per token (s the LoR
     grad B = s * sum_t delta_t (A x_t)^T        grad A = s * sum_t (B^T delta_t) x_t^T
 Both need x and delta alone (see `taps`). The passes themselves run with the adapter merged into W: its low-rank
 products, forward and backward, are then paid for once, here, and not a second time in the model.
+(Not so where weights are narrower than float32: see `merge`.)
 Each module's [B, O, R] and [B, R, I] gradients are sketched at once and freed.
 """
 
@@ -138,8 +139,11 @@ def per_sample_gradients(
 
 
 def merge(model: PeftModel, layers: list[AdaptedLayer]) -> None:
-    """Add the adapter into the weights, in place, unless they are not floating-point: those keep it apart."""
-    exact = all(layer.linear.weight.is_floating_point() for layer in layers)  # type: ignore[operator]
+    """Add the adapter into the weights, in place, where that is exact.
+
+    Weights narrower than float32 keep it apart: an adapter is small beside them, and would be rounded away.
+    """
+    exact = all(layer.linear.weight.dtype in (torch.float32, torch.float64) for layer in layers)
     if exact and not any(layer.layer.merged for layer in layers):
         model.merge_adapter()
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from evoray.errors import StageError
 from evoray.features.protocol import Extractor
 from evoray.models.chat import Encoded
 from evoray.models.loss import collate, token_budget_batches
@@ -45,8 +46,8 @@ def featurise_rows(
 ) -> FeatureTable:
     """Unit-norm features of rows, in the rows' order.
 
-    Rows without a supervised token, with a zero or non-finite feature or loss, and rows that do not fit into memory
-    even alone go to quarantine.
+    Rows without a supervised token, with a zero or non-finite feature or loss go to quarantine. Raises StageError for
+    a row that does not fit into memory even alone: with more memory, or when others leave some, it would.
     """
     encoded = encode(rows)
     usable = [index for index, sample in enumerate(encoded) if any(sample.supervised)]
@@ -59,11 +60,8 @@ def featurise_rows(
     good_N = np.isfinite(norm_N) & (norm_N > 0) & passes.losses_are_finite()
     for place in np.flatnonzero(~good_N):
         row, tokens = rows[usable[place]], len(encoded[usable[place]].ids)
-        if place in passes.too_large:
-            quarantined.append(_quarantine(row, "out of memory", f"{tokens} tokens alone in a batch"))
-        else:
-            detail = f"loss {passes.loss_N[place]}, norm {norm_N[place]}"
-            quarantined.append(_quarantine(row, "no finite feature", detail))
+        detail = f"{tokens} tokens, loss {passes.loss_N[place]}, norm {norm_N[place]}"
+        quarantined.append(_quarantine(row, "no finite feature", detail))
     kept = [usable[place] for place in np.flatnonzero(good_N)]
     table = _table(
         [rows[index].id for index in kept],
@@ -83,17 +81,18 @@ class _Passes:
         self._has_losses = True
         self.feature_ND = np.zeros((len(samples), extractor.dim), np.float32)
         self.loss_N = np.full(len(samples), np.nan, np.float32)
-        self.too_large: set[int] = set()
         self.halvings = 0
 
     def run(self, indices: Sequence[int]) -> None:
         """Fill in the features of some samples."""
-        fitted = self._fits(indices)
-        if fitted:
+        if self._fits(indices):
             return
         if len(indices) == 1:
-            self.too_large.update(indices)
-            return
+            raise StageError(
+                f"a row of {len(self._samples[indices[0]].ids)} tokens that does not fit into memory",
+                "memory for the longest row alone",
+                "lower features.max_tokens or the number of workers; what is committed stays",
+            )
         self.halvings += 1
         middle = len(indices) // 2
         self.run(indices[:middle])

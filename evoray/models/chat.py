@@ -63,6 +63,8 @@ def encode_text(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tok
     Every token counts as supervised: an encoder makes no difference. Raises as `encode` does.
     """
     _check(tokenizer, max_tokens)
+    if not rows:
+        return []
     texts = ["\n".join(message.content for message in row.messages) for row in rows]
     limit = min(max_tokens, tokenizer.model_max_length)
     return [

@@ -36,6 +36,10 @@ class Folder:
         parent, _, name = str(Storage(path).uri).rpartition("/")
         return cls(storage=Storage(parent), prefix=name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self.storage.exists(f"{self.prefix}/{name}")
+
     def fetch(self) -> str:
         """A local directory with the files: the folder itself where the storage is a local one."""
         if self.storage.is_local:
@@ -49,7 +53,7 @@ class Folder:
         """SHA-256 over an adapter's config, weights and optimiser moments."""
         digest = hashlib.sha256()
         for name in ("adapter_config.json", "adapter_model.safetensors", MOMENTS_FILE):
-            if self.storage.exists(f"{self.prefix}/{name}"):
+            if self.has(name):
                 digest.update(name.encode() + self.storage.read(f"{self.prefix}/{name}"))
         return digest.hexdigest()
 

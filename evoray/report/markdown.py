@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evoray.report.summary import Arm, Interval, RunSummary
+from evoray.report.summary import Arm, Cascade, Interval, RunSummary
 from evoray.report.table import count, escape, interval, markdown_table, result_rows
 
 BASE, RANDOM = "base", "random"
@@ -88,9 +88,22 @@ def _chosen(run: RunSummary) -> str:
     if choice.tokens_mean is not None:
         beside = "" if choice.tokens_mean_pool is None else _bias(choice.tokens_mean, choice.tokens_mean_pool)
         facts.append(f"- Mean tokens of a chosen row: {choice.tokens_mean:.1f}{beside}")
+    if choice.cascade is not None:
+        facts.append(_cascade(choice.cascade))
     if facts:
         parts.append("\n".join(facts))
     return "\n\n".join(parts)
+
+
+def _cascade(cascade: Cascade) -> str:
+    sentence = f"- Cascade: {cascade.representation} left {count(cascade.kept)} candidates"
+    recall = cascade.recall
+    if recall is None:
+        return sentence + "; what that loses was not measured"
+    return (
+        f"{sentence}; of {count(recall.rows)} random rows the full pass would pick {count(recall.wanted)}, and "
+        f"{count(recall.found)} of these are among the {count(recall.kept)} that the cheap pass keeps"
+    )
 
 
 def _share(part: int, whole: int) -> str:

@@ -69,6 +69,25 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Recall:
+    """What a cascade lost on a random sample."""
+
+    rows: Count  # of the sample
+    wanted: Count  # picks of the full pass
+    kept: Count  # what the cheap pass kept
+    found: Count  # of the wanted ones, those that were kept
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Cascade:
+    """The cheap pass before the features."""
+
+    representation: str
+    kept: Count
+    recall: Recall | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Choice:
     """What was chosen in the round that the run kept."""
 
@@ -77,6 +96,7 @@ class Choice:
     vendi_target: float | None = None  # the same of the target
     tokens_mean: float | None = None  # mean tokens of a chosen row
     tokens_mean_pool: float | None = None
+    cascade: Cascade | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -25,6 +25,7 @@ from evoray.errors import ModelError
 from evoray.features.gradient import GradientFeatures, adapted_layers, merge, per_sample_gradients
 from evoray.features.precondition import adam_scale
 from evoray.features.sketches import make_sketch
+from evoray.models.loading import cast_frozen
 from evoray.models.loss import Batch, collate, token_budget_batches
 from evoray.models.moments import Moments, canonical_name
 
@@ -186,6 +187,20 @@ def test_a_mixture_of_experts_is_refused_by_the_name_of_its_layer(lora: dict[str
     adapted = get_peft_model(model, PeftLoraConfig(r=2, task_type="CAUSAL_LM", **lora))
     with pytest.raises(ModelError, match=message):
         GradientFeatures(adapted, dim=16, seed=0)(collate(_samples(), 0))
+
+
+def test_an_adapter_is_not_rounded_away_beside_narrow_weights() -> None:
+    exact, narrow = _build("llama").float(), _build("llama").float()
+    for model in (exact, narrow):  # as small beside the weights as a warm-up leaves it
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data *= 1e-3
+    cast_frozen(narrow, torch.bfloat16)
+    batch = collate(_samples(6), 0)
+    expected = GradientFeatures(exact, dim=64, seed=0)(batch).feature_BD
+    found = GradientFeatures(narrow, dim=64, seed=0, precision=torch.bfloat16)(batch).feature_BD
+    assert not any(layer.layer.merged for layer in adapted_layers(narrow))
+    assert torch.cosine_similarity(expected, found).min() > 0.99
 
 
 @pytest.mark.parametrize("rank", [1, 64])

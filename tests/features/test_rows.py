@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from evoray.errors import StageError
 from evoray.features.protocol import FeatureBatch
 from evoray.features.rows import FeatureTable, featurise_rows, norm_outliers
 from evoray.models.chat import Encoded
@@ -85,13 +86,17 @@ def test_a_representation_without_losses_leaves_them_empty() -> None:
     assert result.quarantined == []
 
 
-def test_a_batch_that_does_not_fit_is_cut_in_two_and_a_row_that_never_fits_is_set_aside() -> None:
+def test_a_batch_that_does_not_fit_is_cut_in_two() -> None:
     extractor = Counts(memory=20)
-    result = featurise([10, 10, 10, 10, 30], extractor)
+    result = featurise([10, 10, 10, 10], extractor)
     assert result.table.equals(featurise([10, 10, 10, 10], Counts()).table)
-    assert [(row.id, row.reason) for row in result.quarantined] == [("r4", "out of memory")]
-    assert result.halvings == 2, "once with the long row, once without it"
-    assert sorted(extractor.shapes) == [(1, 10), (1, 10), (2, 10)]
+    assert result.halvings == 1
+    assert extractor.shapes == [(2, 10), (2, 10)]
+
+
+def test_a_row_that_does_not_fit_alone_stops_the_stage_and_is_not_lost() -> None:
+    with pytest.raises(StageError, match="a row of 30 tokens"):
+        featurise([10, 30], Counts(memory=20))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
