@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 _SHARED = {"finished_run", "cluster"}
 
 
+@pytest.hookimpl(tryfirst=True)  # the distribution over processes reads the marks at its own turn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two test processes one gets all tests with the shared fixtures, and either gets whole files of the others."""
     for item in items:
