@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evoray.config import RunConfig, load_config
+    from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.pipeline import (
         Featurised,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         featurize,
         read_report,
         run,
+        score,
         select,
         status,
         train,
@@ -29,6 +31,7 @@ _HOMES = {
     "RunConfig": "evoray.config",
     "RunResult": "evoray.pipeline",
     "Score": "evoray.records",
+    "Scored": "evoray.engine.unseen",
     "Selection": "evoray.pipeline",
     "Trained": "evoray.pipeline",
     "UserError": "evoray.errors",
@@ -37,6 +40,7 @@ _HOMES = {
     "load_config": "evoray.config",
     "read_report": "evoray.pipeline",
     "run": "evoray.pipeline",
+    "score": "evoray.pipeline",
     "select": "evoray.pipeline",
     "status": "evoray.pipeline",
     "train": "evoray.pipeline",
@@ -48,6 +52,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Score",
+    "Scored",
     "Selection",
     "Trained",
     "UserError",
@@ -56,6 +61,7 @@ __all__ = [
     "load_config",
     "read_report",
     "run",
+    "score",
     "select",
     "status",
     "train",

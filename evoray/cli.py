@@ -131,6 +131,30 @@ def select(
 
 
 @app.command()
+def score(
+    potentials: Annotated[
+        str, typer.Option("--potentials", help="potentials.parquet, its folder, or a run directory (its last round).")
+    ],
+    out: Out,
+    pool: Annotated[str | None, typer.Option("--pool", help="New candidates: a file, folder or glob.")] = None,
+    features: Annotated[
+        str | None, typer.Option("--features", help="Their features, as for `select`; then no model is needed.")
+    ] = None,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Score unseen candidates by the potentials of a selection; writes OUT/scores.parquet, best first."""
+    from evoray.pipeline import score as extend
+
+    settings = _sections(overrides, address)
+    result = extend(
+        potentials, pool, out, features_path=features, reading=settings.reading, cluster=settings.cluster,
+        display=_display(),
+    )  # fmt: skip
+    _print({"scores": result.path, "rows": result.rows, "quarantined": result.quarantined})
+
+
+@app.command()
 def train(
     data: Annotated[str, typer.Option("--data", help="Rows to train on, in any format of a pool.")],
     model: Model,

@@ -8,6 +8,7 @@ cluster: only `cluster.address` (or `--address`) differs.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -157,10 +158,44 @@ class SelectionConfig(_Section):
     energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
+    eps: float | None = Field(None, gt=0)  # in units of cost; overrides r
+    rho: float | None = Field(None, gt=0)  # price of missing the target's weights, in units of cost; None: they are met
+    solver: Literal["sinkhorn", "exact"] = "sinkhorn"  # exact: without eps and energy, for pools that fit
     eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
     steps: int = Field(40, ge=1)
     tolerance: float = Field(1e-3, gt=0)  # L1 error of the target marginal
+    shares: dict[str, tuple[float, float]] = {}  # least and largest share of the picks, by source
+    max_share: float | None = Field(None, ge=0, le=1)  # largest share of every source that `shares` does not name
     shards: int | None = Field(None, ge=1)  # solver actors; None: one per CPU, at least two
+    cache_mb: int = Field(3072, ge=0)  # each actor's memory for kernels; beyond it a pass computes them anew
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether sources matter."""
+        return bool(self.shares) or self.max_share is not None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SelectionConfig:
+        if self.solver == "exact" and (self.lam not in ("auto", 0) or self.rho is not None):
+            raise ConfigError(
+                f"selection.lambda: {self.lam}, rho: {self.rho} with selection.solver: exact",
+                "lambda 0 and no rho: the exact solver minimises the transport cost alone, and meets all weights",
+                "set selection.lambda: 0 and leave rho out, or set selection.solver: sinkhorn",
+            )
+        if self.has_shares and (self.selector != "evoselect" or self.solver == "exact"):
+            raise ConfigError(
+                f"selection.shares or max_share with selector {self.selector}, solver {self.solver}",
+                "evoselect with solver sinkhorn: only its weights obey shares",
+                "leave selection.shares and selection.max_share out, or change selector or solver",
+            )
+        wrong = [f"{name}: {list(pair)}" for name, pair in self.shares.items() if not 0 <= pair[0] <= pair[1] <= 1]
+        if wrong or math.fsum(low for low, _ in self.shares.values()) > 1 + 1e-13:
+            raise ConfigError(
+                f"selection.shares with {', '.join(wrong) or 'minima of more than 1 together'}",
+                "[minimum, maximum] of each source, 0 <= minimum <= maximum <= 1, and minima of at most 1 together",
+                "correct selection.shares",
+            )
+        return self
 
 
 class TrainingConfig(_Section):
@@ -243,6 +278,7 @@ class RunConfig(_Section):
 def check_metric(features: FeatureConfig, selection: SelectionConfig) -> None:
     """Raise ConfigError where the selection needs distances among candidates and the features give none."""
     diverse = selection.selector == "evoselect" and selection.energy != "none" and selection.lam != 0
+    diverse = diverse and selection.solver != "exact"
     if diverse and features.uses_lora and features.preconditioning == "less":
         raise ConfigError(
             f"features.preconditioning: less with selection.energy: {selection.energy}",

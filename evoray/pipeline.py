@@ -22,24 +22,27 @@ from evoray.config import (
     check_metric,
     check_selector,
 )
-from evoray.engine.choose import Choice, Goal, check_picks, choose, picks_table, write_selected
+from evoray.engine.choose import Choice, check_picks, choose, picks_table, write_selected
 from evoray.engine.events import Display, Events
-from evoray.engine.external import open_features
 from evoray.engine.featurise import featurise
-from evoray.engine.goals import external_goal, gradient_goal
+from evoray.engine.goals import Aim, external_aim, gradient_aim
+from evoray.engine.journal import Notebook
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
+from evoray.engine.potentials import POTENTIALS, write_potentials
 from evoray.engine.proxy import Checkpoint, cheap_proxy, check_alone, identify_model, ready_proxy
 from evoray.engine.round import STATES, Context, evaluate_round, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
-from evoray.engine.shards import PoolTiles, TileSource
+from evoray.engine.shards import PoolTiles
 from evoray.engine.site import Site
-from evoray.engine.stages import open_target, score
+from evoray.engine.stages import open_target
+from evoray.engine.stages import score as score_rows
 from evoray.engine.summary import best_round, keep_best, summarise_run
 from evoray.engine.trainer import TrainJob
 from evoray.engine.trainer import train as train_job
+from evoray.engine.unseen import Scored, Unseen, score_unseen
 from evoray.errors import ConfigError
 from evoray.evaluation.intervals import summarise
 from evoray.models.folder import Folder
@@ -216,7 +219,7 @@ def select(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Selection:
-    """Choose K rows of a pool for a target; writes `selected.parquet` and `selection.json` below `out`.
+    """Choose K rows of a pool for a target; writes `selected.parquet`, `potentials.parquet` and `selection.json`.
 
     With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
     """
@@ -224,36 +227,57 @@ def select(
     settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
     gradients = _with_adapter(features, adapter)
     check_metric(gradients, settings)
-    model = gradients.model or model
+    model, reading = gradients.model or model, reading or PoolConfig()
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         needs_model = features_path is None and selector == "evoselect"
         identity = identify_model(_needed(model, "--model"), site.events) if needs_model else ""
-        read = None if pool is None else read_pool(pool, reading or PoolConfig(), site)
+        read = None if pool is None else read_pool(pool, reading, site)
         if read is not None and features_path is None and selector != "all":
             check_picks(k, 1, read.usable)
-        source: TileSource
-        target_ids: list[str] = []
-        goal: Goal | None = None
         if features_path is not None:
-            source = open_features(features_path)
-            if selector == "evoselect":
-                target_ids, goal = external_goal(_needed(target_features_path, "--target-features"), seed)
+            aims = selector == "evoselect"
+            target_features = _needed(target_features_path, "--target-features") if aims else None
+            aim = external_aim(features_path, target_features, seed)
         elif selector in ("random", "all"):
-            source = PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units)
+            aim = Aim(source=PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units))
         else:
-            source, target_ids, goal = gradient_goal(
+            aim = gradient_aim(
                 _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                identity, k, gradients, lora or LoraConfig(), seed, site,
+                identity, k, gradients, lora or LoraConfig(), seed, site, reading.max_chars,
             )  # fmt: skip
         with site.events.stage("align and select", 1) as stage:
-            choice = choose(source, goal, settings, seed, workers, stage.share)
+            notebook = Notebook(storage=storage, prefix="solver")
+            choice = choose(aim.source, aim.goal, settings, seed, workers, stage.share, notebook=notebook)
         units = () if read is None else read.units
         rows = None if read is None else read.rows
-        write_selected(storage, SELECTED, picks_table(choice.picks), target_ids, 1, rows, units)
+        write_selected(storage, SELECTED, picks_table(choice.picks), aim.target_ids, 1, rows, units)
+        write_potentials(storage, POTENTIALS, aim.target_ids, aim.goal, choice.facts, aim.recipe)
         storage.write_json("selection.json", dict(choice.facts))
+        notebook.clear()
     return _selection(storage, choice)
+
+
+def score(
+    potentials: str,
+    pool: str | Sequence[str] | None,
+    out: str,
+    *,
+    features_path: str | None = None,
+    reading: PoolConfig | None = None,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Scored:
+    """Score unseen candidates by the potentials of a selection or a run, without a solve; writes `scores.parquet`.
+
+    `potentials`: the file, the folder of a selection, or a run directory. The pool is featurised as it was there; with
+    `features_path` (a feature store or any Parquet file with columns id and feature) no pool and no model is needed.
+    """
+    unseen = Unseen.of(potentials, pool, features_path, reading or PoolConfig())
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        return score_unseen(unseen, Site(storage=storage, session=workers, events=Events(storage, display)))
 
 
 def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> FeatureConfig:
@@ -341,7 +365,7 @@ def evaluate(
         rows = open_target(target, split, seed, 64, site, settings.list_options)  # type: ignore[arg-type]
         folder = None if adapter is None else Folder.at(adapter)
         checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
-        (scores,) = score({model: checkpoint}, rows, settings, max_tokens, site).values()
+        (scores,) = score_rows({model: checkpoint}, rows, settings, max_tokens, site).values()
     return summarise(scores.loss, scores.correct)
 
 

@@ -176,6 +176,55 @@ class TestFeatureFiles:
         assert "--target-features" in message
 
 
+class TestPotentials:
+    def refusal(self, evoray: Command, potentials: Path, *arguments: object) -> str:
+        out = potentials.with_name("out")
+        message = evoray.refused("score", "--potentials", potentials, "--out", out, *arguments)
+        assert not list(out.rglob("*.parquet"))
+        return message
+
+    def written(self, tmp_path: Path, dim: int = 2, **metadata: object) -> Path:
+        """Potentials over features that were made elsewhere."""
+        about = {"eps": 0.1, "rho": None, "recipe": None, **metadata}
+        values = pa.array([1.0] + [0.0] * (dim - 1), pa.float32())
+        table = pa.table(
+            {"id": ["t"], "weight": [1.0], "g": [0.0], "feature": pa.FixedSizeListArray.from_arrays(values, dim)},
+            metadata={"evoray": json.dumps(about)},
+        )
+        pq.write_table(table, tmp_path / "potentials.parquet")
+        return tmp_path / "potentials.parquet"
+
+    @pytest.mark.parametrize("name", ["absent", "absent.parquet", "absent/absent.parquet", "."])
+    def test_missing_ones_are_named_and_nothing_is_created(self, evoray: Command, tmp_path: Path, name: str) -> None:
+        message = evoray.refused("score", "--potentials", tmp_path / name, "--pool", "p", "--out", tmp_path / "out")
+        assert f"no potentials at {tmp_path / name}" in message
+        assert not list(tmp_path.iterdir())
+
+    def test_files_that_evoray_did_not_write_are_refused(self, evoray: Command, tmp_path: Path) -> None:
+        path = tmp_path / "features.parquet"
+        pq.write_table(pa.table({"id": ["a"], "feature": [[1.0, 0.0]]}), path)
+        assert "columns id, feature, without" in self.refusal(evoray, path, "--features", path)
+        path.write_bytes(b"no parquet at all")
+        assert "potentials.parquet" in self.refusal(evoray, path, "--features", path)
+        for wrong in ({"eps": "small"}, {"eps": -1.0}, {"recipe": {"model": "m"}}, {"recipe": 7}):
+            found = self.written(tmp_path, **wrong)
+            assert "as evoray wrote it" in self.refusal(evoray, found, "--features", found)
+
+    def test_a_pool_alone_does_not_do_where_the_features_were_made_elsewhere(
+        self, evoray: Command, task: Path, tmp_path: Path
+    ) -> None:
+        found = self.written(tmp_path)
+        assert "add --features" in self.refusal(evoray, found, "--pool", task / "pool.jsonl")
+        assert "add --pool or --features" in self.refusal(evoray, found)
+
+    @pytest.mark.slow
+    def test_features_of_another_dimension_are_refused_with_both(self, evoray: Command, tmp_path: Path) -> None:
+        found, features = self.written(tmp_path, dim=3), tmp_path / "features.parquet"
+        pq.write_table(pa.table({"id": ["a"], "feature": [[1.0, 0.0]]}), features)
+        message = self.refusal(evoray, found, "--features", features)
+        assert "features of 2 dimensions, potentials over features of 3" in message
+
+
 @pytest.mark.slow
 class TestProcesses:
     """What only a process of its own shows: its exit code, and everything that it writes."""
@@ -243,6 +292,12 @@ class TestCommands:
         ]  # fmt: skip
         assert table["evoray_rank"].to_pylist() == [0, 1, 2, 3, 4]
         assert all(name.startswith("align-") for name in table["evoray_nearest"].to_pylist())
+        scored = evoray.shown(
+            "score", "--potentials", tmp_path / "s", "--features", pool["features"], "--out", tmp_path / "scores"
+        )
+        assert (scored["rows"], scored["quarantined"]) == (60, 0)
+        scores = pq.read_table(scored["scores"])["potential"].to_pylist()
+        assert scores == sorted(scores)
 
     def test_select_from_a_pool_and_a_target(
         self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path

@@ -81,6 +81,38 @@ def test_distances_that_less_does_not_give_are_refused() -> None:
     check_metric(config.features, config.selection.model_copy(update={"energy": "none"}))
 
 
+def test_an_exact_selection_has_no_diversity_term() -> None:
+    for key in ("lambda", "rho"):
+        error = refusal({**MINIMAL, "selection": {"solver": "exact", key: 0.3}})
+        assert f"{key}: 0.3" in error.received and "solver: exact" in error.received
+    for lam in ("auto", 0):
+        build_config({**MINIMAL, "selection": {"solver": "exact", "lambda": lam}})
+    less = build_config({**MINIMAL, "selection": {"solver": "exact"}, "features": {"preconditioning": "less"}})
+    check_metric(less.features, less.selection)
+
+
+@pytest.mark.parametrize(
+    ("selection", "named"),
+    [
+        ({"shares": {"a": [0.6, 0.5]}}, "a: [0.6, 0.5]"),
+        ({"shares": {"a": [0.0, 1.5]}}, "a: [0.0, 1.5]"),
+        ({"shares": {"a": [0.6, 1], "b": [0.6, 1]}}, "minima of more than 1"),
+        ({"shares": {"a": [0.1, 0.2]}, "selector": "random"}, "selector random"),
+        ({"max_share": 0.5, "solver": "exact"}, "solver exact"),
+        ({"max_share": 1.5}, "selection.max_share = 1.5"),
+        ({"shares": {"a": [0.1]}}, "selection.shares.a.1"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(selection: dict[str, Any], named: str) -> None:
+    assert named in refusal({**MINIMAL, "selection": selection}).received
+
+
+def test_shares_survive_the_dump_of_a_config() -> None:
+    config = build_config({**MINIMAL, "selection": {"shares": {"a": [0.1, 0.5]}, "max_share": 0.3}})
+    assert config.selection.shares == {"a": (0.1, 0.5)}
+    assert build_config(config.model_dump(by_alias=True, mode="json")) == config
+
+
 def test_overrides_reach_nested_keys_and_are_read_as_yaml(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))

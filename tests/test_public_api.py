@@ -19,6 +19,7 @@ NAMES = [
     "RunConfig",
     "RunResult",
     "Score",
+    "Scored",
     "Selection",
     "Trained",
     "UserError",
@@ -27,6 +28,7 @@ NAMES = [
     "load_config",
     "read_report",
     "run",
+    "score",
     "select",
     "status",
     "train",
@@ -39,6 +41,7 @@ PARAMETERS = {
     "load_config": "path overrides values",
     "read_report": "out",
     "run": "config | display anew command",
+    "score": "potentials pool out | features_path reading cluster display",
     "select": "pool target model k out | selector adapter features_path target_features_path features lora selection "
     "reading seed cluster display",
     "status": "out",
@@ -49,6 +52,7 @@ FIELDS = {
     "Featurised": "path rows quarantined",
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
+    "Scored": "path rows quarantined",
     "Selection": "path ids facts",
     "Trained": "path facts",
 }
@@ -59,7 +63,7 @@ CONFIG_KEYS = {
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
     "reading": "unit_rows max_quarantined max_chars",
-    "selection": "selector k energy lambda r eta steps tolerance shards",
+    "selection": "selector k energy lambda r eps rho solver eta steps tolerance shares max_share shards cache_mb",
     "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share weight_decay max_grad_norm zero_stage "
     "workers precision from",
     "evaluation": "precision batch_tokens list_options control",
@@ -73,6 +77,7 @@ COMMANDS = {
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
     "select": "--k --out --pool --target --model --selector --adapter --features --target-features --seed --set "
     "--address",
+    "score": "--potentials --out --pool --features --set --address",
     "train": "--data --model --out --adapter --seed --set --address",
     "evaluate": "--model --target --adapter --split --out --seed --set --address",
     "report": "run_dir",

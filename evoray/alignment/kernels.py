@@ -5,7 +5,7 @@ f_i = -eps LSE_j[log b_j + (g_j - C_ij)/eps] and adds up the column masses c_j =
 w_i Q_ij, Q the row softmax. C = 1 - S, S the inner products of unit rows.
 
 The kernel domain keeps E_ij = b_j exp((g0_j - C_ij)/eps - rowmax_i), so a pass at g = g0 + eps log u is two
-matrix-vector products; the log domain computes everything in fp64 and cannot underflow.
+matrix-vector products, on a tile that is read once; the log domain computes everything in fp64 and cannot underflow.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+from evoray.alignment.fused import fused_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,30 +31,35 @@ def similarity(features_ND: torch.Tensor, target_MD: torch.Tensor) -> torch.Tens
 
 
 def stabilised_kernel(similarity_NM: torch.Tensor, log_b_M: torch.Tensor, g_M: torch.Tensor, eps: float) -> TileKernel:
-    """Absorb the potentials g (fp64, cost units) into a kernel with unit row maxima. `similarity_NM` is overwritten.
+    """Absorb the potentials g (fp64, cost units) into a kernel with unit row maxima.
 
     Sums are formed in cost units and divided by eps last: the rounding then stays that of S itself.
     """
-    scores_NM = similarity_NM.add_((g_M - 1.0 + eps * log_b_M).to(similarity_NM.dtype))
+    scores_NM = similarity_NM + (g_M - 1.0 + eps * log_b_M).to(similarity_NM.dtype)
     rowmax_N = scores_NM.amax(dim=1)
     scores_NM.sub_(rowmax_N[:, None]).div_(eps).exp_()
     return TileKernel(kernel_NM=scores_NM, rowmax_N=rowmax_N.double() / eps)
 
 
-def kernel_pass(
-    kernel: TileKernel, log_u_M: torch.Tensor, w_N: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(f_N, c_M), both fp64, at g = g0 + eps log u.
+def kernel_pass(kernel: TileKernel, u_M: torch.Tensor, w_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row sums [N] in the kernel's dtype, c / u [M] fp64) at g = g0 + eps log u, u in the kernel's dtype, w fp64.
 
     Products within the tile are in the kernel's dtype (all terms are positive, so the relative error stays at
-    rounding level); sums over tiles are the caller's, in fp64.
+    rounding level); sums over tiles are the caller's, in fp64, and so is the factor u.
     """
-    dtype = kernel.kernel_NM.dtype
-    u_M = log_u_M.exp()
-    denominator_N = torch.mv(kernel.kernel_NM, u_M.to(dtype)).double()
-    f_N = -eps * (kernel.rowmax_N + denominator_N.log())
-    c_M = torch.mv(kernel.kernel_NM.T, (w_N / denominator_N).to(dtype)).double() * u_M
-    return f_N, c_M
+    kernel_NM = kernel.kernel_NM
+    if kernel_NM.device.type == "cpu" and kernel_NM.dtype == torch.float32:
+        sums_N, c_M = torch.empty(len(kernel_NM)), torch.empty(kernel_NM.shape[1], dtype=torch.float64)
+        fused_pass(kernel_NM.numpy(), u_M.numpy(), w_N.numpy(), sums_N.numpy(), c_M.numpy())
+        return sums_N, c_M
+    sums_N = torch.mv(kernel_NM, u_M)
+    c_M = torch.mv(kernel_NM.T, (w_N / sums_N).to(kernel_NM.dtype))
+    return sums_N, c_M.double()
+
+
+def kernel_potential(rowmax_N: torch.Tensor, sums_N: torch.Tensor, eps: float) -> torch.Tensor:
+    """f [N], fp64, cost units, of a kernel pass."""
+    return -eps * (rowmax_N + sums_N.double().log())
 
 
 def log_pass(

@@ -15,9 +15,15 @@ from evoray.alignment.reduction import Array
 
 
 def extend(features_ND: torch.Tensor, target_MD: torch.Tensor, weights_M: Array, g_M: Array, eps: float) -> Array:
-    """Potentials f [N] (fp64, cost units; high = badly aligned) of any unit rows, seen in the solve or not."""
-    scores_NM = (similarity(features_ND, target_MD).double() - 1.0 + torch.from_numpy(g_M)) / eps
-    f_N: Array = (-eps * torch.logsumexp(scores_NM + torch.from_numpy(np.log(weights_M)), dim=1)).numpy()
+    """Potentials f [N] (fp64, cost units; high = badly aligned) of any unit rows, seen in the solve or not.
+
+    eps 0: the limit min_j (C_ij - g_j), which belongs to potentials of the exact problem.
+    """
+    reduced_NM = similarity(features_ND, target_MD).double() - 1.0 + torch.from_numpy(g_M)
+    if eps == 0.0:
+        return (-reduced_NM.amax(dim=1)).numpy()
+    scores_NM = reduced_NM / eps + torch.from_numpy(np.log(weights_M))
+    f_N: Array = (-eps * torch.logsumexp(scores_NM, dim=1)).numpy()
     return f_N
 
 

@@ -48,10 +48,10 @@ def partial_sums(values: Mapping[int, tuple[Array, ...]], n_tiles: int, ops: Seq
     return Partials(ops=fixed, nodes=_fold({(0, tile): arrays for tile, arrays in values.items()}, n_tiles, fixed))
 
 
-def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:
-    """The arrays at the root of the tree.
+def combine(parts: Iterable[Partials], n_tiles: int) -> Partials:
+    """Several shards' sums as those of one: folded as far as their tiles go together.
 
-    Raises SolverError where tiles are missing, are held by two shards, or operations differ.
+    Raises SolverError where tiles are held by two shards or operations differ.
     """
     held = list(parts)
     nodes: dict[tuple[int, int], tuple[Array, ...]] = {}
@@ -63,15 +63,24 @@ def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:
                 "split the tiles into disjoint contiguous ranges",
             )
         nodes.update(part.nodes)
+    ops = held[0].ops if held else ()
+    return Partials(ops=ops, nodes=_fold(nodes, n_tiles, ops))
+
+
+def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:
+    """The arrays at the root of the tree.
+
+    Raises SolverError where tiles are missing, are held by two shards, or operations differ.
+    """
+    nodes = combine(parts, n_tiles).nodes
     root = ((n_tiles - 1).bit_length(), 0)
-    folded = _fold(nodes, n_tiles, held[0].ops) if held else {}
-    if folded.keys() != {root}:
+    if nodes.keys() != {root}:
         raise SolverError(
-            f"partial sums over nodes {sorted(folded)}",
+            f"partial sums over nodes {sorted(nodes)}",
             f"sums that cover the tiles 0..{n_tiles - 1} once",
             "load every tile into exactly one shard",
         )
-    return folded[root]
+    return nodes[root]
 
 
 def _fold(

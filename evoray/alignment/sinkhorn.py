@@ -4,6 +4,10 @@ OT_eps(w, b) = min_P <P, C> + eps KL(P || w b^T), rows of P summing to w and col
 close to b at price rho KL). A pass over the shards costs one reduction of an M-vector, and only the target
 potentials g are global: they are the checkpoint, extend to unseen rows, and warm-start the next solve.
 
+An iteration is one pass and one update of g on the driver, by Anderson acceleration of Sinkhorn's own step (see
+`acceleration`). A small eps is reached in a few coarse solves at larger ones; where it is no less than a twentieth of
+the spread that annealing starts from, acceleration alone is as fast.
+
 Which arithmetic: a pass runs in the kernel domain; where one of its column masses falls below 1e-20 (an
 underflowed kernel entry loses at most e^-87 of a row), the pass is repeated in the log domain and the
 potentials are absorbed anew; after four such passes the solve stays in the log domain. The relaxed update
@@ -18,13 +22,16 @@ from typing import Literal
 
 import numpy as np
 
+from evoray.alignment.acceleration import Anderson
 from evoray.alignment.potentials import dual_objective, target_mass
 from evoray.alignment.reduction import Array, Reducer
 from evoray.errors import SolverError
 
 MASS_FLOOR = 1e-20
 LOG_PASSES = 4
-ANNEAL_FACTOR = 4.0
+#: From one eps to the next, the tolerance of the coarse solves over that of the last, and their passes at most.
+ANNEAL_FACTOR = 20.0
+ANNEAL_TOLERANCE = 30.0
 ANNEAL_ITERATIONS = 100
 
 
@@ -52,20 +59,23 @@ def solve(
     anneal_from: float | None = None,
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
+    accelerate: bool = True,
 ) -> Potentials:
     """Potentials of an open problem of the shards at its current weights w.
 
     `weights_M`: fp64 target weights b, positive, sum 1. `g_M`: warm start; without it the hard c-transform
-    min_i C_ij. `anneal_from`: eps (cost units) of the first of several coarse solves; leave it out when warm.
+    min_i C_ij. `anneal_from`: eps (cost units) that coarse solves stay below; leave it out when warm.
+    `accelerate`: False makes every pass a plain step: for warm starts in a descent whose weights move.
     Not to converge is recorded, not raised. Raises SolverError for non-finite numbers or eps <= 0.
     """
     if not eps > 0.0 or max_iterations < 1:
         raise SolverError(f"eps {eps}, {max_iterations} iterations", "eps > 0 and at least one iteration", "raise them")
     (start_M,) = (g_M,) if g_M is not None else shards.reduce("column_minimum", problem)
-    run = _Run(shards, problem, weights_M, rho, _settle(start_M, weights_M, rho))
+    run = _Run(shards, problem, weights_M, rho, _settle(start_M, weights_M, rho), accelerate)
     for stage in _schedule(eps, anneal_from):
-        run.iterate(stage, 10.0 * tolerance, min(ANNEAL_ITERATIONS, max_iterations))
-    error, weighted_f = run.iterate(eps, tolerance, max_iterations)
+        run.iterate(stage, ANNEAL_TOLERANCE * tolerance, min(ANNEAL_ITERATIONS, max_iterations))
+    error = run.iterate(eps, tolerance, max_iterations)
+    (weighted_f,) = shards.reduce("weighted_potential", problem)
     return Potentials(
         g_M=run.g_M,
         eps=eps,
@@ -73,23 +83,27 @@ def solve(
         iterations=run.iterations,
         converged=error <= tolerance,
         domain="kernel" if not run.log_passes else "log" if run.log_passes == run.iterations else "mixed",
-        objective=dual_objective(weighted_f, run.g_M, weights_M, rho),
+        objective=dual_objective(float(weighted_f[0]), run.g_M, weights_M, rho),
     )
 
 
 class _Run:
     """The moving parts of one solve."""
 
-    def __init__(self, shards: Reducer, problem: str, weights_M: Array, rho: float | None, g_M: Array) -> None:
+    def __init__(
+        self, shards: Reducer, problem: str, weights_M: Array, rho: float | None, g_M: Array, accelerate: bool
+    ) -> None:
         self.shards, self.problem, self.b_M, self.rho, self.g_M = shards, problem, weights_M, rho, g_M
+        self.accelerate = accelerate
         self.log_b_M: Array = np.log(weights_M)
         self.iterations = 0
         self.log_passes = 0
 
-    def iterate(self, eps: float, tolerance: float, limit: int) -> tuple[float, float]:
-        """Passes until the tolerance or the limit; g is not moved after the last. Returns (error, <w, f>)."""
+    def iterate(self, eps: float, tolerance: float, limit: int) -> float:
+        """Passes until the tolerance or the limit; the L1 marginal error. g is not moved after the last pass."""
+        history = Anderson(self.b_M)
         for count in range(1, limit + 1):
-            log_c_M, weighted_f = self._pass(eps)
+            log_c_M = self._pass(eps)
             self.iterations += 1
             error = float(np.abs(np.exp(log_c_M) - target_mass(self.g_M, self.b_M, self.rho)).sum())
             if not np.isfinite(error) or not np.isfinite(log_c_M).all():
@@ -103,17 +117,20 @@ class _Run:
             moved_M = self.g_M + eps * (self.log_b_M - log_c_M)
             if self.rho is not None:
                 moved_M = moved_M * (self.rho / (self.rho + eps))
-            self.g_M = _settle(moved_M, self.b_M, self.rho)
-        return error, weighted_f
+            image_M = _settle(moved_M, self.b_M, self.rho)
+            next_M = history.step(self.g_M, image_M, error) if self.accelerate else image_M
+            self.g_M = _settle(next_M, self.b_M, self.rho)
+        return error
 
-    def _pass(self, eps: float) -> tuple[Array, float]:
+    def _pass(self, eps: float) -> Array:
+        """log c [M]; f stays with the rows."""
         if self.log_passes < LOG_PASSES:
-            c_M, weighted_f = self.shards.reduce("sinkhorn_kernel", self.problem, self.g_M, eps)
+            (c_M,) = self.shards.reduce("sinkhorn_kernel", self.problem, self.g_M, eps)
             if (c_M >= MASS_FLOOR).all():
-                return np.log(c_M), float(weighted_f[0])
+                return np.log(c_M)
         self.log_passes += 1
-        log_c_M, weighted_f = self.shards.reduce("sinkhorn_log", self.problem, self.g_M, eps)
-        return log_c_M, float(weighted_f[0])
+        (log_c_M,) = self.shards.reduce("sinkhorn_log", self.problem, self.g_M, eps)
+        return log_c_M
 
 
 def _settle(g_M: Array, weights_M: Array, rho: float | None) -> Array:
@@ -125,9 +142,10 @@ def _settle(g_M: Array, weights_M: Array, rho: float | None) -> Array:
 
 
 def _schedule(eps: float, anneal_from: float | None) -> list[float]:
-    stages = []
-    stage = anneal_from or eps
-    while stage > eps * 1.0001:
-        stages.append(stage)
-        stage /= ANNEAL_FACTOR
+    """Coarse eps, from the largest down: ANNEAL_FACTOR times each other and eps, all below `anneal_from`."""
+    stages: list[float] = []
+    stage = eps * ANNEAL_FACTOR
+    while stage < (anneal_from or 0.0):
+        stages.insert(0, stage)
+        stage *= ANNEAL_FACTOR
     return stages

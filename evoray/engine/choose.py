@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,21 +12,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evoray.alignment.reduction import Array
 from evoray.config import SelectionConfig
+from evoray.engine.journal import Notebook, StorageJournal
 from evoray.engine.remote import in_task
 from evoray.engine.session import Session
-from evoray.engine.shards import TileSource, matrix_of, ray_shards
+from evoray.engine.shard_actors import ray_shards
+from evoray.engine.shards import GroupedTiles, SourcedTiles, TileSource, matrix_of
 from evoray.engine.site import fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
 from evoray.records import HASH_COLUMN, MESSAGES_COLUMN
 from evoray.selection.picks import Pick
+from evoray.selection.shares import Shares
 from evoray.storage import Storage, UnitStore
 
 if TYPE_CHECKING:
     from evoray.diversity.energies import Memory
 
 Matrix = npt.NDArray[np.float32]
+
+_PROBLEM = "pool"  # evoselect's name for the candidates against the target
 
 PICK_SCHEMA = pa.schema(
     [
@@ -67,15 +74,22 @@ def choose(
     progress: Callable[[int, int], None],
     excluded: Collection[str] = (),
     memory: Memory | None = None,
+    start_g_M: Array | None = None,
+    notebook: Notebook | None = None,
 ) -> Choice:
     """The picks of the configured selector over all tiles of a source, without the excluded ids.
 
-    goal: needed by evoselect only. Raises SelectionError where K is larger than the usable rows.
+    goal: needed by evoselect only. start_g_M: potentials of the same target rows that its solves start from.
+    notebook: where an interrupted call is gone on with; the caller clears it once the picks are kept.
+    Raises SelectionError where K is larger than the usable rows.
     """
     from evoray.selection.everything import everything
     from evoray.selection.random import random_pick
 
-    with ray_shards(source, excluded, config.shards, session) as shards:
+    tiles = GroupedTiles.of(source)
+    tiles = SourcedTiles(tiles=tiles) if config.has_shares else tiles
+    storage = None if notebook is None else notebook.storage
+    with ray_shards(tiles, excluded, session, storage, count=config.shards, cache_mb=config.cache_mb) as shards:
         usable = sum(count for _, count in shards.call("counts"))
         if config.selector == "all":
             picks = everything(shards)
@@ -88,7 +102,27 @@ def choose(
             return Choice(picks=random_pick(shards, config.k, seed), facts={"selector": "random", "usable": usable})
         if goal is None:
             raise SelectionError("no target features", "features of the target rows", "give a target")
-        return _evoselect(shards, goal, config, seed, progress, memory)
+        if config.solver == "exact":
+            return _exact(shards, goal, config.k)
+        journal = None
+        if notebook is not None:
+            identity = _identity(source, goal, config, seed, excluded, start_g_M)
+            journal = StorageJournal(notebook.storage, f"{notebook.prefix}/{identity}", shards, _PROBLEM)
+        return _evoselect(shards, goal, config, seed, progress, memory, start_g_M, journal)
+
+
+def _identity(
+    source: TileSource, goal: Goal, config: SelectionConfig, seed: int, excluded: Collection[str], start: Array | None
+) -> str:
+    """What a descent depends on; where it runs is no part of it. (Memory follows from source and excluded rows.)"""
+    arrays = (goal.align_MD, goal.validate_MD, goal.weights_M, start)
+    return fingerprint(
+        source=source.identity(),
+        goal=[None if array is None else hashlib.sha256(array.tobytes()).hexdigest() for array in arrays],
+        config=config.model_dump(exclude={"shards", "cache_mb"}),
+        seed=seed,
+        excluded=sorted(excluded),
+    )
 
 
 def _evoselect(
@@ -98,6 +132,8 @@ def _evoselect(
     seed: int,
     progress: Callable[[int, int], None],
     memory: Memory | None,
+    start_g_M: Array | None,
+    journal: StorageJournal | None,
 ) -> Choice:
     from evoray.selection.evoselect import evoselect
     from evoray.selection.evoselect_records import EvoSelectParams
@@ -107,17 +143,22 @@ def _evoselect(
         energy=config.energy,
         lam=config.lam,
         r=config.r,
+        eps=config.eps,
+        rho=config.rho,
         eta=config.eta,
         steps=config.steps,
         tolerance=config.tolerance,
         diversity_seed=seed,
+        shares=_shares(config),
     )
     result = evoselect(
-        shards, goal.align_MD, goal.weights_M, goal.validate_MD, params, progress=progress, memory=memory
-    )
+        shards, goal.align_MD, goal.weights_M, goal.validate_MD, params, progress=progress, memory=memory,
+        start_g_M=start_g_M, journal=journal,
+    )  # fmt: skip
     potentials = result.potentials
     facts = {
         "selector": "evoselect",
+        "solver": "sinkhorn",
         "usable": result.usable,
         "lambda": result.lam,
         "r": result.r,
@@ -131,7 +172,35 @@ def _evoselect(
         "certificate": {**asdict(result.certificate), "picked_excess": result.certificate.picked_excess},
         "path": [asdict(point) for point in result.path],
         "trace": [asdict(step) for step in result.trace],
-        "potentials": {**asdict(potentials), "g_M": [float(value) for value in potentials.g_M]},
+        "shares": None if result.bounds is None else result.bounds.by_source(),
+        "potentials": {**asdict(potentials), "g_M": potentials.g_M.tolist(), "start_g_M": result.start_g_M.tolist()},
+    }
+    return Choice(picks=result.picks, facts=facts)
+
+
+def _shares(config: SelectionConfig) -> Shares | None:
+    if not config.has_shares:
+        return None
+    return Shares(bounds=config.shares, max_share=1.0 if config.max_share is None else config.max_share)
+
+
+def _exact(shards: Any, goal: Goal, k: int) -> Choice:
+    from evoray.selection.exact import exact
+
+    result = exact(shards, goal.align_MD, goal.weights_M, k)
+    facts = {
+        "selector": "evoselect",
+        "solver": "exact",
+        "usable": result.usable,
+        "lambda": 0.0,
+        "eps": 0.0,
+        "objective": result.objective,
+        "dual": result.dual,
+        "gap": result.gap,
+        "fractional": result.fractional,
+        "vendi_picks": result.vendi_picks,
+        "vendi_target": result.vendi_target,
+        "potentials": {"g_M": [float(value) for value in result.g_M]},
     }
     return Choice(picks=result.picks, facts=facts)
 

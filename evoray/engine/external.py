@@ -13,7 +13,7 @@ from evoray.errors import SelectionError
 from evoray.storage import Storage, UnitStore
 
 
-def open_features(path: str) -> TileSource:
+def open_features(path: str) -> StoredTiles | ParquetTiles:
     """Tiles of a feature store's folder or of a Parquet file. Raises SelectionError where it is neither."""
     is_bucket = "://" in path
     if not is_bucket and not Path(path).exists():

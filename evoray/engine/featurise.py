@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from evoray.config import FeatureConfig
 from evoray.engine.centring import centred
 from evoray.engine.proxy import Proxy
+from evoray.engine.reuse import Known
 from evoray.engine.site import Site, Source, fingerprint
 from evoray.engine.stored import POOL, Features
 from evoray.engine.units import Work, run_units
@@ -26,25 +27,22 @@ _NOT_FEATURES = {
 def featurise(
     sources: Mapping[str, Source], proxy: Proxy, config: FeatureConfig, seed: int, site: Site
 ) -> dict[str, Features]:
-    """Features of every unit of some sources, by name; only what is not committed yet is computed.
+    """Features of every unit of some sources, by name; only what is not known yet is computed.
 
     The source named `pool` holds candidates, all others hold rows of the target.
     """
     found: dict[str, Features] = {}
     works: list[Work] = []
     for name, source in sources.items():
-        identity = fingerprint(
-            source=source.identity,
-            proxy=proxy.identity,
-            config=config.model_dump(exclude=_NOT_FEATURES),
-            candidates=name == POOL,
-            seed=seed,
+        settings = fingerprint(
+            proxy=proxy.identity, config=config.model_dump(exclude=_NOT_FEATURES), candidates=name == POOL, seed=seed
         )
+        identity = fingerprint(source=source.identity, settings=settings)
         store = UnitStore(site.storage, f"features/{identity}")
         found[name] = Features(fingerprint=identity, raw=identity, store=store, units=source.units)
         job = FeatureJob(
             source=source.rows, model=proxy.model, adapters=proxy.adapters, weights=proxy.weights, config=config,
-            seed=seed, candidates=name == POOL,
+            seed=seed, candidates=name == POOL, known=Known(store=store, settings=settings),
         )  # fmt: skip
         works.append(Work(units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}"))
     names = {name: one.fingerprint for name, one in found.items()}

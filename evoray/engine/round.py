@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evoray.alignment.reduction import Array
 from evoray.config import RunConfig
 from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import (
@@ -23,10 +24,12 @@ from evoray.engine.choose import (
     write_selected,
 )
 from evoray.engine.featurise import featurise
+from evoray.engine.journal import Notebook
 from evoray.engine.pools import Pool
+from evoray.engine.potentials import POTENTIALS, Recipe, write_potentials
 from evoray.engine.proxy import Checkpoint, Proxy
 from evoray.engine.rundir import Rounds
-from evoray.engine.shards import PoolTiles, StoredTiles, TileSource
+from evoray.engine.shards import PoolTiles, StoredTiles, TileSource, units_of
 from evoray.engine.site import Site
 from evoray.engine.stages import Scores, Target, score
 from evoray.engine.stored import POOL, Features, read_features
@@ -170,28 +173,57 @@ def _pruned(context: Context, number: int, proxy: Proxy) -> Pruned | None:
 def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
     config = context.config
     seed = context.seed_of(number, "select")
-    goal, memory = None, None
+    goal, memory, start_g_M = None, None, None
+    ids: list[str] = []
     source: TileSource
     if features is None:
         source = PoolTiles(rows=context.pool.rows, units=context.pool.units)
     else:
-        source = StoredTiles(store=features.pool.store, units=features.pool.units)
+        source = StoredTiles(store=features.pool.store, units=features.pool.units, rows=context.pool.rows)
         ids, align_MD = read_features(features.align)
         _, validate_MD = read_features(features.validate)
         goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
         memory = memory_of(features.pool.store, features.pool.units, used, seed)
+        start_g_M = _earlier_potentials(context, number, ids)
     with context.site.events.stage(f"align and select {number}", 1) as stage:
-        choice = choose(source, goal, config.selection, seed, context.site.session, stage.share, used, memory)
-    context.storage.write_table(f"{Rounds.prefix(number)}/picks.parquet", picks_table(choice.picks))
+        choice = choose(
+            source, goal, config.selection, seed, context.site.session, stage.share, used, memory, start_g_M,
+            _notebook(context, number),
+        )  # fmt: skip
+    prefix = Rounds.prefix(number)
+    context.storage.write_table(f"{prefix}/picks.parquet", picks_table(choice.picks))
+    proxy = _proxy_of(context, number)
+    if proxy is not None:
+        recipe = Recipe.of(proxy, config.features, config.feature_seed, config.reading.max_chars)
+        write_potentials(context.storage, f"{prefix}/{POTENTIALS}", ids, goal, choice.facts, recipe)
     return dict(choice.facts)
+
+
+def _notebook(context: Context, number: int) -> Notebook:
+    return Notebook(storage=context.storage, prefix=f"{Rounds.prefix(number)}/solver")
+
+
+def _earlier_potentials(context: Context, number: int, ids: list[str]) -> Array | None:
+    """Potentials at uniform weights of the round before, where it aimed at the same rows, as its record has them.
+
+    Not those at its end: they belong to the weights that it came to, and are no nearer than a cold start.
+    """
+    earlier, storage = Rounds.prefix(number - 1), context.storage
+    if number == 1 or not storage.exists(f"{earlier}/{POTENTIALS}"):
+        return None
+    if storage.read_table(f"{earlier}/{POTENTIALS}", ["id"])["id"].to_pylist() != ids:
+        return None
+    found = storage.read_json(f"{earlier}/aligned.json")["potentials"].get("start_g_M")
+    return None if found is None else np.array(found)
 
 
 def _select(context: Context, number: int, features: _RoundFeatures | None) -> dict[str, Any]:
     prefix = Rounds.prefix(number)
+    _notebook(context, number).clear()
     picks = context.storage.read_table(f"{prefix}/picks.parquet")
     target_ids = [] if features is None else read_features(features.align)[0]
-    units_of_tiles = context.pool.units if features is None else features.pool.units
-    units = [units_of_tiles[tile] for tile in sorted(set(picks["tile"].to_pylist()))]
+    stored = context.pool.units if features is None else features.pool.units
+    units = units_of(stored, picks["tile"].to_pylist())
     digest = write_selected(
         context.storage, f"{prefix}/selected.parquet", picks, target_ids, number, context.pool.rows, units
     )

@@ -46,6 +46,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(2 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
         "TORCH_EXTENSIONS_DIR": str(cache_dir() / "torch_extensions"),
+        "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONWARNINGS": "ignore",

@@ -1,31 +1,27 @@
-"""Solver shards as Ray actors: each reads its own feature units from storage and answers by method name."""
+"""Where the solver's tiles come from: committed units of features, rows of a pool, or any Parquet file."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
-from evoray.alignment.reduction import Array, merge
-from evoray.engine.remote import fetch
-from evoray.engine.session import Session
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
 from evoray.pool.files import open_native
-from evoray.selection.protocol import split_tiles
 from evoray.storage import UnitStore
 
 #: Rows of one tile of an external Parquet file. Fixed: results depend on where tiles begin.
 _EXTERNAL_TILE_ROWS = 4096
-_INLINE_BYTES = 64 * 1024
+#: Stored units of one tile at most; and tiles that a pool has at least before units are put together.
+_LARGEST_GROUP = 64
 
 
 class TileSource(Protocol):
@@ -34,8 +30,14 @@ class TileSource(Protocol):
     def count(self) -> int:
         """Tiles in all."""
 
+    def identity(self) -> str:
+        """What the tiles hold, in words: equal where they are the same."""
+
     def read(self, tile: int) -> pa.Table:
         """Columns `id` and `feature` of one tile; no `feature` column where no selector needs it."""
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """The same with a column `source`, text or null. Raises SelectionError where sources are not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +46,31 @@ class StoredTiles:
 
     store: UnitStore
     units: tuple[int, ...]
+    rows: PoolRows | None = None  # of the same units: they know the sources
 
     def count(self) -> int:
         """Tiles in all."""
         return len(self.units)
 
+    def identity(self) -> str:
+        """The store, which is named by its content, and its units."""
+        return f"{self.store.prefix}:{','.join(map(str, self.units))}"
+
     def read(self, tile: int) -> pa.Table:
         """One unit's ids and features."""
         return self.store.read(self.store.find(self.units[tile]), ["id", "feature"])
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """One unit's ids and features, and the sources that the unit of the pool has for these ids."""
+        if self.rows is None:
+            raise SelectionError(
+                "shares per source, and stored features without the pool that they are of",
+                "features of a pool that is read in the same call",
+                "give pool, target and model, or features as a Parquet file with a column source",
+            )
+        table, rows = self.read(tile), self.rows.table(self.units[tile])
+        place = pc.index_in(table["id"], value_set=rows["id"].combine_chunks())
+        return table.append_column("source", _sources_in(rows).take(place))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +84,18 @@ class PoolTiles:
         """Tiles in all."""
         return len(self.units)
 
+    def identity(self) -> str:
+        """The pool, which is named by its content, and its units."""
+        return f"{self.rows.store.prefix}:{','.join(map(str, self.units))}"
+
     def read(self, tile: int) -> pa.Table:
         """One unit's ids."""
         return self.rows.table(self.units[tile]).select(["id"])
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """One unit's ids and sources."""
+        rows = self.rows.table(self.units[tile])
+        return rows.select(["id"]).append_column("source", _sources_in(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +134,29 @@ class ParquetTiles:
         """Tiles in all."""
         return -(-self.rows // _EXTERNAL_TILE_ROWS)
 
+    def identity(self) -> str:
+        """The path, with what changes when the file does: its footer."""
+        with open_native(self.path) as stream:
+            footer = pq.ParquetFile(stream).metadata
+            return f"{self.path}:{footer.num_rows}:{hashlib.sha256(str(footer.to_dict()).encode()).hexdigest()}"
+
     def read(self, tile: int) -> pa.Table:
-        """Rows [tile * height, (tile + 1) * height) of the file; only the row groups that hold them are read."""
+        """Rows [tile * height, (tile + 1) * height) of the file."""
+        return self._read(tile, ["id", "feature"])
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """The same with the file's column `source`."""
+        table = self._read(tile, ["id", "feature", "source"])
+        if "source" not in table.column_names:
+            raise SelectionError(
+                f"shares per source, and features {self.path} without a column source",
+                "the source of each row beside its feature",
+                "add a column source to the file, or leave selection.shares and selection.max_share out",
+            )
+        return table.set_column(2, "source", table["source"].cast(pa.string()))
+
+    def _read(self, tile: int, columns: list[str]) -> pa.Table:
+        """Some columns of one tile; only the row groups that hold its rows are read."""
         start = tile * _EXTERNAL_TILE_ROWS
         stop = min(start + _EXTERNAL_TILE_ROWS, self.rows)
         pieces, first = [], 0
@@ -116,11 +165,88 @@ class ParquetTiles:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if first < stop and first + rows > start:
-                    table = file.read_row_group(group, columns=["id", "feature"])
+                    table = file.read_row_group(group, columns=columns)
                     pieces.append(table.slice(max(start - first, 0), stop - max(start, first)))
                 first += rows
-        table = pa.concat_tables(pieces)
-        return pa.table({"id": table["id"].cast(pa.string()), "feature": table["feature"]})
+        table = pa.concat_tables(pieces).select([name for name in columns if name in pieces[0].column_names])
+        return table.set_column(0, "id", table["id"].cast(pa.string()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedTiles:
+    """Consecutive tiles taken together: a pass costs a little for each tile, however few its rows.
+
+    The size depends on the number of stored units alone, and so do results.
+    """
+
+    tiles: TileSource
+    size: int
+
+    @classmethod
+    def of(cls, tiles: TileSource) -> TileSource:
+        """Stored units in groups, where they are many; other sources as they are."""
+        size = units_per_tile(tiles.count()) if isinstance(tiles, StoredTiles | PoolTiles) else 1
+        return cls(tiles=tiles, size=size) if size > 1 else tiles
+
+    def count(self) -> int:
+        """Groups."""
+        return -(-self.tiles.count() // self.size)
+
+    def identity(self) -> str:
+        """That of the tiles."""
+        return self.tiles.identity()
+
+    def read(self, tile: int) -> pa.Table:
+        """The rows of one group, in order."""
+        return pa.concat_tables(map(self.tiles.read, self._members(tile)))
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """The same with their sources."""
+        return pa.concat_tables(map(self.tiles.read_with_sources, self._members(tile)))
+
+    def _members(self, tile: int) -> range:
+        return range(tile * self.size, min((tile + 1) * self.size, self.tiles.count()))
+
+
+def units_per_tile(units: int) -> int:
+    """Stored units that make one tile of the solver: 1 for small pools, up to 64 for large ones."""
+    return max(1, min(_LARGEST_GROUP, units // _LARGEST_GROUP))
+
+
+def units_of(units: Sequence[int], tiles: Iterable[int]) -> list[int]:
+    """The stored units that some tiles of the solver are made of."""
+    size = units_per_tile(len(units))
+    return [unit for tile in sorted(set(tiles)) for unit in units[tile * size : (tile + 1) * size]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcedTiles:
+    """Tiles with a column `source` beside the others: for a selection with shares."""
+
+    tiles: TileSource
+
+    def count(self) -> int:
+        """Tiles in all."""
+        return self.tiles.count()
+
+    def identity(self) -> str:
+        """That of the tiles."""
+        return self.tiles.identity()
+
+    def read(self, tile: int) -> pa.Table:
+        """One tile and its sources."""
+        return self.read_with_sources(tile)
+
+    def read_with_sources(self, tile: int) -> pa.Table:
+        """One tile and its sources."""
+        return self.tiles.read_with_sources(tile)
+
+
+def _sources_in(table: pa.Table) -> pa.ChunkedArray:
+    """The column `source` of a pool's unit; nulls where the pool has none."""
+    if "source" in table.column_names:
+        return table["source"].cast(pa.string())
+    return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -155,81 +281,3 @@ def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
 def _dim_of(kind: pa.DataType) -> int:
     """Length of each list of a type, where the type fixes it: a tile of no rows has a dimension all the same."""
     return kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-
-
-class _ShardActor:
-    """Holds one `Shard`; the solver names its methods."""
-
-    def __init__(
-        self, source: TileSource, tiles: Sequence[int], n_tiles: int, excluded: Collection[str], threads: int
-    ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self.source, self.tiles, self.n_tiles, self.excluded = source, tiles, n_tiles, excluded
-
-    def load(self) -> int:
-        """Read the tiles; their rows. No part of the construction: of that, Ray reports failures as text alone."""
-        import torch
-
-        from evoray.selection.shard import Shard, Tile
-
-        loaded = []
-        for index in self.tiles:
-            table = self.source.read(index)
-            has_features = "feature" in table.column_names
-            features = matrix_of(table) if has_features else np.ones((table.num_rows, 1), np.float32)
-            loaded.append(Tile(index=index, ids=table["id"].to_pylist(), features_ND=torch.from_numpy(features)))
-        self.shard = Shard(loaded, self.n_tiles, self.excluded)
-        count: int = self.shard.n_rows
-        return count
-
-    def run(self, method: str, args: tuple[Any, ...]) -> Any:
-        return getattr(self.shard, method)(*args)
-
-
-class RayShards:
-    """The `Shards` protocol over actors: one call and one merge of small arrays an operation."""
-
-    def __init__(self, actors: Sequence[Any], n_tiles: int) -> None:
-        self._actors = list(actors)
-        self._n_tiles = n_tiles
-        self._n_rows: int = sum(fetch([actor.load.remote() for actor in self._actors]))
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all tiles, excluded ones too."""
-        return self._n_rows
-
-    @property
-    def n_tiles(self) -> int:
-        """Tiles of the pool, over all shards."""
-        return self._n_tiles
-
-    def call(self, method: str, *args: Any) -> list[Any]:
-        """Run a method of `Shard` on every actor; the results in shard order."""
-        # Small arguments travel with the call; large ones are stored once for all actors.
-        size = sum(getattr(argument, "nbytes", 0) for argument in args)
-        shared = ray.put(args) if size > _INLINE_BYTES else args
-        results: list[Any] = fetch([actor.run.remote(method, shared) for actor in self._actors])
-        return results
-
-    def reduce(self, method: str, *args: Any) -> tuple[Array, ...]:
-        """Run a method that returns Partials on every actor and merge them over the fixed tree."""
-        return merge(self.call(method, *args), self._n_tiles)
-
-
-@contextlib.contextmanager
-def ray_shards(
-    source: TileSource, excluded: Collection[str], count: int | None, session: Session
-) -> Iterator[RayShards]:
-    """Actors that hold all tiles of a source, ended with the block."""
-    n_tiles = source.count()
-    spans = split_tiles(n_tiles, count or max(2, session.workers))
-    actor = ray.remote(num_cpus=1)(_ShardActor)
-    actors = [actor.remote(source, list(span), n_tiles, frozenset(excluded), session.threads) for span in spans]
-    try:
-        yield RayShards(actors, n_tiles)
-    finally:
-        for handle in actors:
-            ray.kill(handle)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from evoray.config import EvaluationConfig, FeatureConfig
+from evoray.engine.reuse import Known
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
 from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Row, UnitSpan
 from evoray.storage import UnitStore
 
 if TYPE_CHECKING:
+    from evoray.features.representations import Featuriser
     from evoray.models.folder import Folder
 
 DUPLICATES = "duplicates.parquet"
@@ -127,6 +129,7 @@ class FeatureJob:
     config: FeatureConfig
     seed: int
     candidates: bool  # rows of the pool, not of the target
+    known: Known
 
     def __call__(self) -> UnitWorker:
         return _Featuriser(self)
@@ -134,16 +137,23 @@ class FeatureJob:
 
 class _Featuriser(UnitWorker):
     def __init__(self, job: FeatureJob) -> None:
+        self.job = job
+
+    @cached_property
+    def _features_of(self) -> Featuriser:
+        """Loads models: not before a unit needs them."""
         from evoray.features.representations import open_featuriser
 
-        self.source = job.source
+        job = self.job
         adapters = [adapter.fetch() for adapter in job.adapters]
-        self.featuriser = open_featuriser(
-            job.config, job.model, adapters, job.weights, job.seed, candidates=job.candidates
-        )
+        return open_featuriser(job.config, job.model, adapters, job.weights, job.seed, candidates=job.candidates)
 
     def compute(self, unit: int) -> UnitResult:
-        result = self.featuriser(self.source.read(unit))
+        rows = self.job.source.read(unit)
+        known = self.job.known.find(rows, unit)
+        if known is not None:
+            return known
+        result = self._features_of(rows)
         flags = result.table["flags"].to_numpy()
         facts = {
             "quarantined": len(result.quarantined),

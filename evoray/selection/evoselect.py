@@ -23,12 +23,17 @@ from evoray.diversity.projection import project_rows, projection
 from evoray.errors import SelectionError
 from evoray.selection.descent import POOL, Descent, Task, descend
 from evoray.selection.evoselect_records import Certificate, EvoSelectParams, EvoSelectResult, PathPoint
+from evoray.selection.journal import Journal, NoJournal
 from evoray.selection.picked import PICKED, pick_records, remember, solve_picked
 from evoray.selection.protocol import Shards
+from evoray.selection.shares import Bounds
+from evoray.selection.weights import target_weights
 
 __all__ = ["EvoSelectParams", "EvoSelectResult", "evoselect"]
 
 Features = npt.NDArray[np.floating]
+#: A point of the path, where its descent ended, and the potentials that it started from.
+_Tried = tuple[PathPoint, Descent, Potentials]
 
 #: A cost matrix without spread counts as this much spread: eps stays above the rounding of fp32 features.
 MIN_COST_STD = 1e-3
@@ -45,6 +50,8 @@ class _Setting:
     validate_MD: Array | None
     map_DP: npt.NDArray[np.float32] | None
     cost_std: float
+    start_g_M: Array | None
+    journal: Journal
 
     @property
     def shards(self) -> Shards:
@@ -60,38 +67,49 @@ def evoselect(
     *,
     progress: Callable[[int, int], None] | None = None,
     memory: Memory | None = None,
+    start_g_M: Array | None = None,
+    journal: Journal | None = None,
 ) -> EvoSelectResult:
     """Select `params.k` usable rows of the shards for a target.
 
     `target_MD`, `validate_MD`: unit rows. `weights_M`: positive target weights, scaled to sum 1; None: uniform.
     `progress(done, total)` is called after each step. `memory`: what earlier rounds used, in the diversity space.
-    Raises SelectionError where k exceeds the usable rows, weights are not positive, or a path needs held-out rows
-    that are not given; SolverError where numbers stop being finite.
+    `start_g_M`: fp64 potentials of these target rows (cost units) that the first solve of each r starts from; those of
+    an earlier result's own start are nearest. `journal`: where an interrupted call is gone on with.
+    Raises SelectionError where k exceeds the usable rows, weights are not positive, shares cannot be met, there is not
+    one starting potential a target row, or a path needs held-out rows that are not given; SolverError where numbers
+    stop being finite.
     """
-    b_M = _target_weights(weights_M, len(target_MD))
+    b_M = target_weights(weights_M, len(target_MD))
+    _check_start(start_g_M, len(b_M))
     usable = sum(count for _, count in shards.call("counts"))
     if params.k > usable:
         raise SelectionError(f"k = {params.k} of {usable} usable rows", "k <= usable rows", "lower k or add rows")
     target = np.asarray(target_MD, dtype=np.float64)
+    bounds = None if params.shares is None else Bounds.of(params.shares, shards, params.k)
     shards.call("open", POOL, target, b_M, -float(np.log(usable)))
+    if bounds is not None:
+        shards.call("divide", POOL, bounds.sources)
     random_map = projection(target.shape[1], params.diversity_dim, params.diversity_seed)
     map_DP = None if random_map is None else random_map.numpy()
     shards.call("prepare_diversity", POOL, map_DP)
     energy = _energy(params, project_rows(torch.from_numpy(target), random_map), b_M)
     setting = _Setting(
-        task=Task(shards=shards, weights_M=b_M, energy=energy, memory=memory, options=params.descent()),
+        task=Task(shards=shards, weights_M=b_M, energy=energy, memory=memory, options=params.descent(), bounds=bounds),
         params=params,
         target_MD=target,
         validate_MD=None if validate_MD is None else np.asarray(validate_MD, dtype=np.float64),
         map_DP=map_DP,
         cost_std=_cost_std(shards),
+        start_g_M=start_g_M,
+        journal=journal or NoJournal(),
     )
     path = _walk(setting, progress)
     shards.call("close", POOL)
     return _finish(setting, path, usable)
 
 
-def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> list[tuple[PathPoint, Descent]]:
+def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> list[_Tried]:
     """Descend at every point of the path."""
     params = setting.params
     lams = sorted(set(params.lambda_path)) if params.lam == "auto" else [params.lam]
@@ -114,17 +132,31 @@ def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> lis
         if progress is not None:
             progress(done, total)
 
-    found: list[tuple[PathPoint, Descent]] = []
+    found: list[_Tried] = []
     for r, eps in scales:
         start = _start(setting, eps)
         for lam in lams:
-            descent = descend(setting.task, lam, start, step_done)
-            found.append((_point(setting, lam, r, descent), descent))
+            found.append((*_tried(setting, lam, r, start, len(found), step_done), start))
     return found
 
 
+def _tried(
+    setting: _Setting, lam: float, r: float | None, start: Potentials, place: int, step_done: Callable[[], None]
+) -> tuple[PathPoint, Descent]:
+    """One point of the path, from the journal where it is finished there."""
+    known = setting.journal.finished(place)
+    if known is not None:
+        for _ in range(setting.params.steps):
+            step_done()
+        return known
+    descent = descend(setting.task, lam, start, step_done, setting.journal, place)
+    point = _point(setting, lam, r, descent)
+    setting.journal.finish(place, point, descent)
+    return point, descent
+
+
 def _start(setting: _Setting, eps: float) -> Potentials:
-    """Converged potentials at uniform weights, annealed down from std(C)."""
+    """Converged potentials at uniform weights: from those given, which are near their end, or annealed from std(C)."""
     params = setting.params
     setting.shards.call("reset", POOL)
     return solve(
@@ -133,7 +165,8 @@ def _start(setting: _Setting, eps: float) -> Potentials:
         setting.task.weights_M,
         eps=eps,
         rho=params.rho,
-        anneal_from=setting.cost_std,
+        g_M=setting.start_g_M,
+        anneal_from=setting.cost_std if setting.start_g_M is None else None,
         tolerance=params.tolerance,
         max_iterations=params.max_iterations,
     )
@@ -146,7 +179,7 @@ def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> 
             setting.shards,
             descent,
             setting.validate_MD,
-            _target_weights(None, len(setting.validate_MD)),
+            target_weights(None, len(setting.validate_MD)),
             eps=setting.params.validate_r * setting.cost_std,
             anneal_from=setting.cost_std,
             tolerance=VALIDATE_TOLERANCE,
@@ -166,9 +199,9 @@ def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> 
     )
 
 
-def _finish(setting: _Setting, path: list[tuple[PathPoint, Descent]], usable: int) -> EvoSelectResult:
+def _finish(setting: _Setting, path: list[_Tried], usable: int) -> EvoSelectResult:
     """Certify, describe and measure the best of the path: by held-out cost to 1e-6, lambda, place in the path."""
-    point, descent = min(path, key=lambda pair: (round(pair[0].validate_cost or 0.0, 6), pair[0].lam))
+    point, descent, start = min(path, key=lambda tried: (round(tried[0].validate_cost or 0.0, 6), tried[0].lam))
     shards, task = setting.shards, setting.task
     solved = solve_picked(
         shards,
@@ -198,6 +231,7 @@ def _finish(setting: _Setting, path: list[tuple[PathPoint, Descent]], usable: in
         scale_transport=descent.scale_transport,
         scale_diversity=descent.scale_diversity,
         potentials=descent.potentials,
+        start_g_M=start.g_M,
         certificate=Certificate(
             objective=descent.objective,
             gap=descent.gap,
@@ -205,12 +239,13 @@ def _finish(setting: _Setting, path: list[tuple[PathPoint, Descent]], usable: in
             lower_bound=descent.lower_bound,
             picked_converged=solved.converged,
         ),
-        path=tuple(tried for tried, _ in path),
+        path=tuple(tried for tried, *_ in path),
         trace=descent.trace,
         vendi_picks=vendi_score(sigma_DD),
         vendi_target=vendi_score(target_sigma_DD),
         memory=memory,
         usable=usable,
+        bounds=task.bounds,
     )
 
 
@@ -225,13 +260,10 @@ def _cost_std(shards: Shards) -> float:
     return max(float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))), MIN_COST_STD)
 
 
-def _target_weights(weights_M: Array | None, rows: int) -> Array:
-    b_M = np.ones(rows) if weights_M is None else np.asarray(weights_M, dtype=np.float64)
-    if rows == 0 or b_M.shape != (rows,) or not np.isfinite(b_M).all() or not (b_M > 0.0).all():
+def _check_start(start_g_M: Array | None, rows: int) -> None:
+    if start_g_M is not None and (start_g_M.shape != (rows,) or not np.isfinite(start_g_M).all()):
         raise SelectionError(
-            f"target weights of shape {b_M.shape} for {rows} target rows, all positive: {bool((b_M > 0.0).all())}",
-            "one positive weight for each of at least one target row",
-            "correct the weights, or leave them out",
+            f"starting potentials of shape {start_g_M.shape} for {rows} target rows",
+            "one finite potential for each target row",
+            "give those of a solve against the same rows, or leave them out",
         )
-    normal: Array = b_M / b_M.sum()
-    return normal

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evoray.alignment.reduction import Array
 from evoray.alignment.sinkhorn import Potentials
 from evoray.diversity.energies import EnergyName, Memory
 from evoray.errors import SelectionError
 from evoray.selection.descent import DescentOptions, Step
 from evoray.selection.picks import Pick
+from evoray.selection.shares import Bounds, Shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class EvoSelectParams:
     diversity_dim: int = 512  # features are projected to this for the diversity term
     diversity_seed: int = 0
     delta: float | None = None  # smoothing of the energy; None: its default
+    shares: Shares | None = None  # of the picks by source; None: any
 
     def __post_init__(self) -> None:
         positive = {"k": self.k, "steps": self.steps, "refresh_every": self.refresh_every, "eta": self.eta}
@@ -107,6 +110,7 @@ class EvoSelectResult:
     scale_transport: float
     scale_diversity: float | None
     potentials: Potentials
+    start_g_M: Array  # at uniform weights: where the solves of a later round, with like features, may start
     certificate: Certificate
     path: tuple[PathPoint, ...]
     trace: tuple[Step, ...]
@@ -114,3 +118,4 @@ class EvoSelectResult:
     vendi_target: float
     memory: Memory  # earlier rounds and these picks, for the next round with the same features
     usable: int  # rows to choose from
+    bounds: Bounds | None = None  # of each source, where shares were asked for

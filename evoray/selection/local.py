@@ -7,6 +7,7 @@ from typing import Any
 
 from evoray.alignment.reduction import Array, merge
 from evoray.errors import SelectionError
+from evoray.selection.problem import State
 from evoray.selection.protocol import split_tiles
 from evoray.selection.shard import Shard, Tile
 
@@ -18,6 +19,7 @@ class LocalShards:
         if not shards:
             raise SelectionError("no shard", "at least one shard", "build the shards from at least one tile")
         self._shards = list(shards)
+        self._saved: dict[str, list[State]] = {}
 
     @classmethod
     def of_tiles(cls, tiles: Sequence[Tile], n_shards: int = 1, excluded: Collection[str] = ()) -> LocalShards:
@@ -42,3 +44,12 @@ class LocalShards:
     def reduce(self, method: str, *args: Any) -> tuple[Array, ...]:
         """Run a method that returns Partials on every shard and merge them over the fixed tree."""
         return merge(self.call(method, *args), self.n_tiles)
+
+    def save(self, problem: str, key: str) -> None:
+        """Keep the weights of a problem under a name."""
+        self._saved[key] = self.call("save", problem)
+
+    def restore(self, problem: str, key: str) -> None:
+        """An open problem as it was when it was saved, bit for bit."""
+        for shard, state in zip(self._shards, self._saved[key], strict=True):
+            shard.restore(problem, state)

@@ -2,7 +2,7 @@
 
 A driver names a method of `Shard`; where the shards live (in this process or behind actors) is the
 business of the implementation. Every shard method is a deterministic function of the calls before it,
-so a lost shard is rebuilt by loading its tiles and replaying its calls.
+so a lost shard is rebuilt by loading its tiles and calling again what changed it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ class Shards(Protocol):
 
     def reduce(self, method: str, *args: Any) -> tuple[Array, ...]:
         """Run a method that returns Partials on every shard and merge them over the fixed tree."""
+
+    def save(self, problem: str, key: str) -> None:
+        """Keep the weights of a problem under a name."""
+
+    def restore(self, problem: str, key: str) -> None:
+        """An open problem as it was when it was saved, bit for bit."""
 
 
 def split_tiles(n_tiles: int, n_shards: int) -> list[range]:

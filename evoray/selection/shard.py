@@ -8,7 +8,8 @@ threads (the process that holds the shard sets it: results of different thread c
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +17,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoray.alignment.reduction import Array, Partials
+from evoray.alignment.reduction import Array, Op, Partials, partial_sums
 from evoray.diversity.energies import Moment, moment_of, rowwise_gradient
 from evoray.diversity.projection import project_rows
 from evoray.errors import SelectionError, SolverError
 from evoray.selection import capped
 from evoray.selection.picks import random_key
-from evoray.selection.problem import Problem, Rows
+from evoray.selection.problem import Problem, Rows, State
+from evoray.selection.shares import NO_SOURCE, Entry
 
 #: A mirror step changes no log weight by more than this.
 MAX_CHANGE = 1.0
+CACHE_BYTES = 3 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One stored unit: a fixed list of rows, never split. `features_ND` has unit rows, fp32 (or fp64, slower)."""
+    """One stored unit: a fixed list of rows, never split. `features_ND` has unit rows, fp32 (or fp64, slower).
+
+    sources: of each row, where a selection has shares; none at all: no row has one.
+    """
 
     index: int
     ids: Sequence[str]
     features_ND: torch.Tensor
+    sources: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         if self.features_ND.ndim != 2 or len(self.ids) != len(self.features_ND):
@@ -42,6 +49,12 @@ class Tile:
                 f"tile {self.index} with {len(self.ids)} ids and features of shape {tuple(self.features_ND.shape)}",
                 "one id for each feature row",
                 "read the feature unit again",
+            )
+        if len(self.sources) not in (0, len(self.ids)):
+            raise SelectionError(
+                f"tile {self.index} with {len(self.ids)} ids and {len(self.sources)} sources",
+                "one source for each row, or none",
+                "read the sources again",
             )
         if not bool(torch.isfinite(self.features_ND).all()):
             raise SolverError(
@@ -52,16 +65,23 @@ class Tile:
 
 
 class Shard:
-    """Contiguous tiles of a pool of `n_tiles`; rows whose id is in `excluded` weigh nothing and are never picked."""
+    """Contiguous tiles of a pool of `n_tiles`; rows whose id is in `excluded` weigh nothing and are never picked.
 
-    def __init__(self, tiles: Sequence[Tile], n_tiles: int, excluded: Collection[str] = ()) -> None:
+    cache_bytes: memory that a problem may keep similarities and kernels in; results do not depend on it.
+    """
+
+    def __init__(
+        self, tiles: Sequence[Tile], n_tiles: int, excluded: Collection[str] = (), cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.n_tiles = n_tiles
+        self._cache_bytes = cache_bytes
         self._tiles = {tile.index: tile for tile in tiles}
         barred = frozenset(excluded)
         self._usable = {
             tile.index: torch.tensor([row_id not in barred for row_id in tile.ids], dtype=torch.bool) for tile in tiles
         }
         self._problems: dict[str, Problem] = {}
+        self._divided: dict[str, tuple[int, dict[int, torch.Tensor]]] = {}  # sources; of each tile's rows, int64
 
     @property
     def n_rows(self) -> int:
@@ -85,6 +105,29 @@ class Shard:
         keyed = ((random_key(row_id, seed), row_id, tile, row) for row_id, tile, row in self.usable_rows())
         return heapq.nsmallest(k, keyed)
 
+    def similarities(self, target_MD: Array) -> tuple[list[tuple[str, int, int]], Array]:
+        """`usable_rows`, and their inner products with a target's rows [n, M] in fp64."""
+        target = torch.from_numpy(np.array(target_MD, dtype=np.float64))
+        parts = []
+        for index, tile in self._tiles.items():
+            if len(tile.ids):
+                _check_dim(tile.features_ND, target_MD)
+                parts.append((tile.features_ND.double() @ target.T)[self._usable[index]])
+        similarity_NM: Array = (torch.cat(parts) if parts else torch.zeros(0, len(target))).double().numpy()
+        return self.usable_rows(), similarity_NM
+
+    # Sources, for shares.
+
+    def source_counts(self) -> dict[str, tuple[int, int]]:
+        """(rows, usable rows) of each source."""
+        held: Counter[str] = Counter()
+        usable: Counter[str] = Counter()
+        for index, tile in self._tiles.items():
+            for source, free in zip(_sources_of(tile), self._usable[index].tolist(), strict=True):
+                held[source] += 1
+                usable[source] += free
+        return {source: (count, usable[source]) for source, count in held.items()}
+
     # Problems: rows against a target, by name.
 
     def open(
@@ -96,26 +139,36 @@ class Shard:
         rows: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         """Make a problem of all rows, or of the given rows of each tile (then in fp64), at weight exp(log_weight)."""
+        self._divided.pop(problem, None)
         chosen: dict[int, Rows] = {}
         for index, tile in self._tiles.items():
             usable_N, features_ND = self._usable[index], tile.features_ND
-            if len(tile.ids) and features_ND.shape[1] != target_MD.shape[1]:
-                raise SelectionError(
-                    f"pool features of {features_ND.shape[1]} dimensions, target features of {target_MD.shape[1]}",
-                    "features of one proxy and one dim for both",
-                    "compute both with the same model, adapter, seed and features.dim",
-                )
+            if len(tile.ids):
+                _check_dim(features_ND, target_MD)
             position_N = torch.arange(len(tile.ids))
             if rows is not None:
                 position_N = torch.tensor(list(rows.get(index, ())), dtype=torch.int64)
                 usable_N, features_ND = usable_N[position_N], features_ND[position_N].double()
             log_w_N = torch.zeros(len(position_N), dtype=torch.float64)
             chosen[index] = Rows(features_ND=features_ND, position_N=position_N, usable_N=usable_N, log_w_N=log_w_N)
-        self._problems[problem] = Problem(chosen, self.n_tiles, target_MD, weights_M, log_weight=log_weight)
+        self._problems[problem] = Problem(
+            chosen, self.n_tiles, target_MD, weights_M, log_weight=log_weight, cache_bytes=self._cache_bytes
+        )
+
+    def divide(self, problem: str, sources: Sequence[str]) -> None:
+        """Tell a problem's rows apart by source, in the order of these names; without it all are of one."""
+        number = {source: index for index, source in enumerate(sources)}
+        of_tile = {
+            index: torch.tensor([number[source] for source in _sources_of(tile)], dtype=torch.int64)
+            for index, tile in self._tiles.items()
+        }
+        rows_of = self._problems[problem].rows
+        self._divided[problem] = len(number), {i: of_tile[i][rows.position_N] for i, rows in rows_of.items()}
 
     def close(self, problem: str) -> None:
         """Forget a problem and free its memory."""
         self._problems.pop(problem, None)
+        self._divided.pop(problem, None)
 
     def reset(self, problem: str) -> None:
         """Every usable row back to the weight it was opened with; what follows is as on a fresh problem."""
@@ -130,12 +183,24 @@ class Shard:
         return self._problems[problem].cost_moments()
 
     def sinkhorn_kernel(self, problem: str, g_M: Array, eps: float) -> Partials:
-        """One kernel-domain pass: (column masses [M], [<w, f>])."""
+        """One kernel-domain pass: (column masses [M])."""
         return self._problems[problem].sinkhorn_kernel(g_M, eps)
 
     def sinkhorn_log(self, problem: str, g_M: Array, eps: float) -> Partials:
-        """One log-domain pass: (log column masses [M], [<w, f>])."""
+        """One log-domain pass: (log column masses [M])."""
         return self._problems[problem].sinkhorn_log(g_M, eps)
+
+    def weighted_potential(self, problem: str) -> Partials:
+        """([<w, f>]), f of the last pass."""
+        return self._problems[problem].weighted_potential()
+
+    def save(self, problem: str) -> State:
+        """Weights and absorbed potentials of a problem: what `restore` takes."""
+        return self._problems[problem].save()
+
+    def restore(self, problem: str, state: State) -> None:
+        """An open problem back to the moment of `save`, bit for bit, once a pass and the gradients are made anew."""
+        self._problems[problem].restore(state)
 
     def transport_cost(self, problem: str, g_M: Array, eps: float) -> Partials:
         """([<P, C>]) at potentials g."""
@@ -152,7 +217,7 @@ class Shard:
     def moment(self, problem: str, kind: Moment, full: bool = False) -> Partials:
         """(mean [P] or second moment [P, P]) of the weighted rows in the diversity space, or the full one."""
         return self._problems[problem].fold(
-            ("sum",), lambda rows: (moment_of(_diversity_rows(rows, full), rows.log_w_N.exp(), kind),)
+            ("sum",), lambda rows: (moment_of(_diversity_rows(rows, full), rows.w_N, kind),)
         )
 
     def set_diversity(self, problem: str, gradient: Array | None, factor: float) -> None:
@@ -170,7 +235,7 @@ class Shard:
         """([sum w f, sum w f^2, sum w d, sum w d^2, -sum w log w]), d the diversity gradient."""
 
         def sums(rows: Rows) -> tuple[Array, ...]:
-            w_N, f_N, d_N = rows.log_w_N.exp(), rows.f_N, rows.diversity_N
+            w_N, f_N, d_N = rows.w_N, rows.f_N, rows.diversity_N
             entropy = -torch.where(w_N > 0.0, w_N * rows.log_w_N, 0.0).sum()
             terms = [w_N @ f_N, w_N @ f_N**2, w_N @ d_N, w_N @ d_N**2, entropy]
             return (np.array([float(term) for term in terms]),)
@@ -178,56 +243,78 @@ class Shard:
         return self._problems[problem].fold(("sum",), sums)
 
     def mirror_step(self, problem: str, rate: float, lambda_eff: float, mean: float) -> Partials:
-        """log w <- log w - rate (f + lambda_eff d - mean), the change clipped; (log of the new total)."""
+        """log w <- log w - rate (f + lambda_eff d - mean), the change clipped; (log of the new total [S])."""
 
-        def step(rows: Rows) -> tuple[Array, ...]:
+        sources, source_N = self._sources(problem)
+
+        def step(index: int, rows: Rows) -> tuple[Array, ...]:
             change_N = -rate * (rows.f_N + lambda_eff * rows.diversity_N - mean)
             rows.log_w_N = rows.log_w_N + change_N.clamp(-MAX_CHANGE, MAX_CHANGE)
-            total = torch.logsumexp(rows.log_w_N, dim=0) if len(rows.log_w_N) else -np.inf
-            return (np.array([float(total)]),)
+            return (capped.log_mass(rows.log_w_N, source_N.get(index), sources),)
 
-        return self._problems[problem].fold(("logaddexp",), step)
+        return self._fold(problem, ("logaddexp",), step)
 
-    def capped_mass(self, problem: str, log_scale: float, log_cap: float) -> Partials:
-        """([rows at the cap], [log of the other rows' total]) at scale exp(log_scale)."""
+    def capped_mass(self, problem: str, log_scale_S: Array, log_cap: float) -> Partials:
+        """(rows at the cap [S], log of the other rows' total [S]) at one scale a source."""
 
-        def mass(rows: Rows) -> tuple[Array, ...]:
-            count, log_free = capped.capped_mass(rows.log_w_N, log_scale, log_cap)
-            return np.array([count]), np.array([log_free])
+        _, source_N = self._sources(problem)
 
-        return self._problems[problem].fold(("sum", "logaddexp"), mass)
+        def mass(index: int, rows: Rows) -> tuple[Array, ...]:
+            return capped.capped_mass(rows.log_w_N, log_scale_S, log_cap, source_N.get(index))
 
-    def accept(self, problem: str, log_scale: float, log_cap: float) -> None:
-        """w <- min(cap, exp(log_scale) w)."""
-        for rows in self._problems[problem].rows.values():
-            rows.log_w_N = (rows.log_w_N + log_scale).clamp(max=log_cap)
+        return self._fold(problem, ("sum", "logaddexp"), mass)
+
+    def accept(self, problem: str, log_scale_S: Array, log_cap: float) -> None:
+        """w <- min(cap, exp(log_scale_s) w), s the source of the row."""
+        _, source_N = self._sources(problem)
+        for index, rows in self._problems[problem].rows.items():
+            rows.log_w_N = capped.scaled(rows.log_w_N, log_scale_S, source_N.get(index)).clamp(max=log_cap)
+
+    def _sources(self, problem: str) -> tuple[int, Mapping[int, torch.Tensor]]:
+        """(number of sources, source of each tile's rows); no tile is there where all rows are of one."""
+        return self._divided.get(problem, (1, {}))
+
+    def _fold(self, problem: str, ops: tuple[Op, ...], values: Callable[[int, Rows], tuple[Array, ...]]) -> Partials:
+        """Partial sums of a function of (tile, its rows)."""
+        rows_of = self._problems[problem].rows
+        return partial_sums({index: values(index, rows) for index, rows in rows_of.items()}, self.n_tiles, ops)
 
     # What leaves the shard.
 
-    def smallest_gradients(self, problem: str, lambda_eff: float, k: int) -> Array:
-        """The k smallest f + lambda_eff d over usable rows, ascending."""
-        parts = [
-            (rows.f_N + lambda_eff * rows.diversity_N)[rows.usable_N] for rows in self._problems[problem].rows.values()
-        ]
-        values: Array = torch.cat(parts).numpy() if parts else np.empty(0)
-        if len(values) > k:
-            values = np.partition(values, k - 1)[:k]
-        return np.sort(values)
-
-    def top(self, problem: str, k: int) -> list[tuple[float, float, str, int, int]]:
-        """The first k usable rows by (-w, f, id): (-log w, f, id, tile, row in the tile)."""
-        entries: list[tuple[float, float, str, int, int]] = []
+    def smallest_gradients(self, problem: str, lambda_eff: float, k_S: Sequence[int]) -> list[Array]:
+        """The smallest f + lambda_eff d over usable rows of each source, so many of each, ascending."""
+        found: list[list[Array]] = [[] for _ in k_S]
         for index, rows in self._problems[problem].rows.items():
-            log_w_N = rows.log_w_N.masked_fill(~rows.usable_N, -torch.inf)
-            keep = min(k, int(rows.usable_N.sum()))
-            if not keep:
-                continue
-            floor = torch.topk(log_w_N, keep).values[-1]
-            for row in ((log_w_N >= floor) & rows.usable_N).nonzero().flatten().tolist():
-                position = int(rows.position_N[row])
-                row_id = self._tiles[index].ids[position]
-                entries.append((-float(log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
-        return heapq.nsmallest(k, entries)
+            gradient_N = rows.f_N + lambda_eff * rows.diversity_N
+            for source, mask_N in self._usable_by_source(problem, index):
+                found[source].append(gradient_N[mask_N].numpy())
+        return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
+
+    def top(self, problem: str, k_S: Sequence[int]) -> list[list[Entry]]:
+        """The first usable rows of each source by (-w, f, id), so many of each."""
+        found: list[list[Entry]] = [[] for _ in k_S]
+        for index, rows in self._problems[problem].rows.items():
+            for source, mask_N in self._usable_by_source(problem, index):
+                log_w_N = rows.log_w_N.masked_fill(~mask_N, -torch.inf)
+                keep = min(k_S[source], int(mask_N.sum()))
+                if not keep:
+                    continue
+                floor = torch.topk(log_w_N, keep).values[-1]
+                for row in ((log_w_N >= floor) & mask_N).nonzero().flatten().tolist():
+                    position = int(rows.position_N[row])
+                    row_id = self._tiles[index].ids[position]
+                    found[source].append((-float(log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
+        return [heapq.nsmallest(k, entries) for entries, k in zip(found, k_S, strict=True)]
+
+    def _usable_by_source(self, problem: str, index: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """(source, mask of its usable rows) for the sources of one tile."""
+        usable_N = self._problems[problem].rows[index].usable_N
+        source_N = self._sources(problem)[1].get(index)
+        if source_N is None:
+            yield 0, usable_N
+        else:
+            for source in sorted(set(source_N.tolist())):
+                yield source, usable_N & (source_N == source)
 
     def describe(self, problem: str) -> list[tuple[int, int, float, int]]:
         """(tile, row in the tile, largest similarity, index of that target row) of every row of a problem."""
@@ -240,6 +327,26 @@ class Shard:
             values: tuple[list[Any], ...] = (rows.position_N.tolist(), best.values.tolist(), best.indices.tolist())
             described.extend((index, *row) for row in zip(*values, strict=True))
         return described
+
+
+def _smallest(value_N: Array, k: int) -> Array:
+    """The k smallest values, ascending."""
+    if len(value_N) > k:
+        value_N = np.partition(value_N, k - 1)[:k] if k else value_N[:0]
+    return np.sort(value_N)
+
+
+def _sources_of(tile: Tile) -> list[str]:
+    return [NO_SOURCE if source is None else source for source in tile.sources or [None] * len(tile.ids)]
+
+
+def _check_dim(features_ND: torch.Tensor, target_MD: Array) -> None:
+    if features_ND.shape[1] != target_MD.shape[1]:
+        raise SelectionError(
+            f"pool features of {features_ND.shape[1]} dimensions, target features of {target_MD.shape[1]}",
+            "features of one proxy and one dim for both",
+            "compute both with the same model, adapter, seed and features.dim",
+        )
 
 
 def _diversity_rows(rows: Rows, full: bool) -> torch.Tensor:

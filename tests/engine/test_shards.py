@@ -18,6 +18,7 @@ from evoray.engine.shards import ParquetTiles, StoredTiles, TileSource, matrix_o
 from evoray.errors import SelectionError
 from evoray.selection.evoselect import evoselect
 from evoray.selection.evoselect_records import EvoSelectParams
+from evoray.selection.exact import exact
 from evoray.selection.local import LocalShards
 from evoray.selection.shard import Tile
 from evoray.storage import Storage, UnitStore
@@ -53,6 +54,13 @@ def goal_of(features: Files) -> Goal:
     return Goal(align_MD=features[1].astype(np.float32), validate_MD=None)
 
 
+def tiles_of(stored: StoredTiles) -> list[Tile]:
+    return [
+        Tile(index=i, ids=t["id"].to_pylist(), features_ND=torch.from_numpy(matrix_of(t)))
+        for i, t in enumerate(map(stored.read, range(stored.count())))
+    ]
+
+
 def selected(source: TileSource, features: Files, session: Session, **changes: object) -> Choice:
     config = CONFIG.model_copy(update=changes)
     return choose(source, goal_of(features), config, 0, session, lambda _done, _total: None)
@@ -63,16 +71,26 @@ def selected(source: TileSource, features: Files, session: Session, **changes: o
 def test_picks_and_potentials_are_those_of_a_single_process_bit_for_bit_for_any_number_of_shards(
     stored: StoredTiles, features: Files, ray_session: Session
 ) -> None:
-    tiles = [
-        Tile(index=i, ids=t["id"].to_pylist(), features_ND=torch.from_numpy(matrix_of(t)))
-        for i, t in enumerate(map(stored.read, range(stored.count())))
-    ]
+    tiles = tiles_of(stored)
     params = EvoSelectParams(k=K, energy=CONFIG.energy, lam=0.3, r=0.5, steps=6)
     local = evoselect(LocalShards.of_tiles(tiles), goal_of(features).align_MD, None, None, params)
     for shards in (1, 2, 3):
         choice = selected(stored, features, ray_session, shards=shards)
         assert choice.picks == local.picks
         assert choice.facts["potentials"]["g_M"] == [float(value) for value in local.potentials.g_M]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_exact_solver_answers_the_same_over_actors(
+    stored: StoredTiles, features: Files, ray_session: Session
+) -> None:
+    local = exact(LocalShards.of_tiles(tiles_of(stored)), goal_of(features).align_MD, None, K)
+    for shards in (1, 3):
+        choice = selected(stored, features, ray_session, shards=shards, solver="exact", lam="auto")
+        assert choice.picks == local.picks
+        assert choice.facts["objective"] == local.objective
+        assert choice.facts["potentials"]["g_M"] == local.g_M.tolist()
 
 
 @pytest.mark.ray

@@ -15,7 +15,11 @@ torch.set_num_threads(1)
 
 
 def tiles_of(
-    features_ND: Array, height: int, dtype: torch.dtype = torch.float64, ids: Sequence[str] = ()
+    features_ND: Array,
+    height: int,
+    dtype: torch.dtype = torch.float64,
+    ids: Sequence[str] = (),
+    sources: Sequence[str | None] = (),
 ) -> list[Tile]:
     """Tiles of a fixed height; ids count the rows unless given."""
     names = list(ids) or [f"row-{row:04d}" for row in range(len(features_ND))]
@@ -25,6 +29,7 @@ def tiles_of(
             index=index,
             ids=names[start : start + height],
             features_ND=torch.from_numpy(features_ND[start : start + height]).to(dtype),
+            sources=sources[start : start + height],
         )
         for index, start in enumerate(starts)
     ]

@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evoray.errors import SolverError
-from evoray.selection.capped import capped_mass, find_scale
+from evoray.selection.capped import capped_mass, find_scales, log_mass
 from tests.oracles import Array, capped_projection
 
 
 def _project(log_v: Array, cap: float) -> Array:
     tensor = torch.from_numpy(log_v)
-    start = -float(torch.logsumexp(tensor, dim=0))
-    scale = find_scale(lambda log_scale: capped_mass(tensor, log_scale, float(np.log(cap))), start, cap)
+    (scale,) = find_scales(
+        lambda log_scale_S: capped_mass(tensor, log_scale_S, float(np.log(cap))), log_mass(tensor, None, 1), cap
+    )
     return np.exp(np.minimum(np.log(cap), log_v + scale))
 
 
