@@ -235,14 +235,16 @@ class _Race:
                 return
 
     def _pot_thresholds(self) -> dict[str, float]:
-        """POT stops by the L2 error, at certain iterations: what stops it where the L1 error is first in tolerance."""
+        """POT stops by the L2 error, at certain iterations: what stops it where the L1 error is first in tolerance.
+
+        Half way, as a ratio, to the check before: float32 rounding of the peer's own error must not make it go on.
+        """
         errors = _error_course(self.similarity_NM, self.eps)
         found = {}
         for name in ("pot_log", *POT):
             checked = errors[:: 20 if "stabilized" in name else 10]
             place = next(place for place, (l1, _) in enumerate(checked) if l1 <= TOLERANCE)
-            before = checked[place - 1][1] if place else np.inf
-            found[name] = min(checked[place][1] * 1.05, float(np.sqrt(checked[place][1] * before)))
+            found[name] = float(np.sqrt(checked[place][1] * (checked[place - 1][1] if place else 1.0)))
         return found
 
     def _facts(self) -> dict[str, Any]:

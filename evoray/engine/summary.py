@@ -29,10 +29,12 @@ from evoray.report.summary import (
     Recall,
     RunSummary,
     SourceShare,
+    TraceStep,
 )
 from evoray.storage import Storage
 
 _BOOTSTRAP_SEED = 0
+_TRACE_LINES = 8  # of a round's descent
 
 
 def best_round(context: Context, untrained: Mapping[str, Any]) -> int:
@@ -99,6 +101,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
         command=command,
         path=tuple(point for number in numbers for point in _path(context, number)),
         certificates=tuple(c for number in numbers for c in _certificates(context, number)),
+        trace=tuple(step for number in numbers for step in _trace(context, number)),
         quarantine=quarantine_counts(context, target),
         timings=timings(context.storage),
         versions=environment()["versions"],
@@ -228,15 +231,25 @@ def _certificates(context: Context, number: int) -> list[Certificate]:
     if "certificate" not in facts:
         return []
     certificate, spread = facts["certificate"], facts["cost_std"]
-    excess = certificate["picked_excess"] / spread
+    bounds = {"objective of the picks": certificate["picked_excess"], "objective of the weights": certificate["gap"]}
     return [
         Certificate(
-            name=f"round {number}: objective of the picks above the best possible, in spreads of the cost",
-            value=float(excess),
+            name=f"round {number}: {what} above the best possible, at most, in spreads of the cost",
+            value=float(excess / spread),
             bound=1.0,
-            holds=bool(np.isfinite(excess) and excess <= 1.0),
+            holds=bool(np.isfinite(excess) and excess <= spread),
         )
+        for what, excess in bounds.items()
     ]
+
+
+def _trace(context: Context, number: int) -> list[TraceStep]:
+    """Some ten steps of a round's descent, the first and the last among them."""
+    facts = context.storage.read_json(f"{Rounds.prefix(number)}/aligned.json")
+    steps = [step for step in facts.get("trace", []) if step["gap"] is not None]
+    stride = max(1, -(-(len(steps) - 1) // _TRACE_LINES))
+    shown = [step for place, step in enumerate(steps) if place % stride == 0 or place == len(steps) - 1]
+    return [TraceStep(round=number, **step) for step in shown]
 
 
 def quarantine_counts(context: Context, target: Target) -> dict[str, int]:

@@ -17,6 +17,7 @@ def render(run: RunSummary) -> str:
         _section("What was chosen", _chosen(run)),
         _section("How the weights were found", _path(run)),
         _section("Certificates", _certificates(run)),
+        _section("Convergence of the weights", _trace(run)),
         _section("Rows that could not be used", _quarantine(run)),
         _section("Time", _timings(run)),
         _section("To get the same again", _reproduce(run)),
@@ -138,6 +139,25 @@ def _certificates(run: RunSummary) -> str:
         (one.name, f"{one.value:.3g}", f"{one.bound:.3g}", "yes" if one.holds else "NO") for one in run.certificates
     ]
     return markdown_table(("certificate", "value", "bound", "holds"), rows)
+
+
+def _trace(run: RunSummary) -> str:
+    if not run.trace:
+        return ""
+    rows = [
+        (
+            str(line.round),
+            str(line.step),
+            f"{line.transport:.5f}",
+            f"{line.diversity:.5f}",
+            f"{line.gap:.2g}",
+            f"{line.effective:.1f}",
+            f"{line.marginal_error:.1e}",
+        )
+        for line in run.trace
+    ]
+    titles = ("round", "step", "transport", "diversity", "gap to the optimum", "candidates in play", "marginal error")
+    return markdown_table(titles, rows)
 
 
 def _quarantine(run: RunSummary) -> str:

@@ -69,6 +69,19 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TraceStep:
+    """Where the descent of a round's selection was before one of its steps; units of cost."""
+
+    round: Count
+    step: Count
+    marginal_error: float  # L1
+    transport: float
+    diversity: float  # times its effective weight
+    effective: float  # candidates in play
+    gap: float  # Frank-Wolfe gap
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recall:
     """What a cascade lost on a random sample."""
 
@@ -112,6 +125,7 @@ class RunSummary:
     command: str
     path: tuple[PathPoint, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    trace: tuple[TraceStep, ...] = ()
     quarantine: Mapping[str, Count]  # rows by reason
     timings: Mapping[str, float]  # seconds by stage
     versions: Mapping[str, str]

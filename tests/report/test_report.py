@@ -17,6 +17,7 @@ from evoray.report import (
     PathPoint,
     RunSummary,
     SourceShare,
+    TraceStep,
     markdown_table,
     render,
     result_rows,
@@ -60,6 +61,9 @@ def run(**changes: Any) -> RunSummary:
         ),
         path=(PathPoint(round=1, lam=0.3, r=0.1, transport_cost=0.5, chosen=True),),
         certificates=(Certificate(name="dual gap", value=1e-4, bound=1e-3, holds=True),),
+        trace=(
+            TraceStep(round=1, step=40, marginal_error=4e-4, transport=0.41, diversity=0.02, effective=70.5, gap=3e-3),
+        ),
         quarantine={"no answer": 3, "empty": 30},
         timings={"featurise": 60.0, "train": 30.5},
         versions={"torch": "2.13.0"},
@@ -119,7 +123,7 @@ def test_the_page_holds_every_number_of_the_summary() -> None:
 
 
 def test_sections_without_content_are_left_out() -> None:
-    bare = run(choice=Choice(), path=(), certificates=(), quarantine={}, timings={}, versions={})
+    bare = run(choice=Choice(), path=(), certificates=(), trace=(), quarantine={}, timings={}, versions={})
     page = render(bare)
     assert [line for line in page.splitlines() if line.startswith("## ")] == ["## To get the same again"]
 
