@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -54,3 +55,27 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+class MemoryGrowth:
+    """Growth of this process's resident memory within a block, at its highest; sampled ten times a second."""
+
+    def __enter__(self) -> MemoryGrowth:
+        self._process, self._finished = psutil.Process(), threading.Event()
+        self._before = self._highest = self._process.memory_info().rss
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._finished.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._finished.wait(0.1):
+            self._highest = max(self._highest, self._process.memory_info().rss)
+
+    @property
+    def megabytes(self) -> float:
+        """The growth."""
+        return (self._highest - self._before) / 2**20

@@ -163,6 +163,7 @@ def _evoselect(
         "lambda": result.lam,
         "r": result.r,
         "eps": result.eps,
+        "rho": config.rho,
         "cost_std": result.cost_std,
         "lambda_eff": result.lambda_eff,
         "scale_transport": result.scale_transport,

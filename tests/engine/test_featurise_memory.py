@@ -14,34 +14,20 @@ SMALL, LARGE = 10_000, 1_000_000
 ALLOWED_MB = 150  # of growth between the two; rows and features of the larger pool are 2 GB
 
 _DRIVER = """
-import json, sys, threading
-import psutil
+import json, sys
 from evoray.config import ClusterConfig, FeatureConfig, LoraConfig, PoolConfig
 from evoray.engine.session import session
 from evoray.pipeline import featurize
+from tests.processes import MemoryGrowth
 
 folder, model = sys.argv[1:3]
-process = psutil.Process()
-highest = 0
-finished = threading.Event()
-
-def watch():
-    global highest
-    while not finished.wait(0.1):
-        highest = max(highest, process.memory_info().rss)
-
-with session(ClusterConfig(workers=2)):
-    before = process.memory_info().rss
-    thread = threading.Thread(target=watch)
-    thread.start()
+with session(ClusterConfig(workers=2)), MemoryGrowth() as grown:
     found = featurize(
         f"{folder}/pool.jsonl", model, f"{folder}/out", cluster=ClusterConfig(workers=2), lora=LoraConfig(rank=1),
         features=FeatureConfig(dim=64, max_tokens=64, preconditioning="none", batch_tokens=8192, warmup={"rows": 8}),
         reading=PoolConfig(unit_rows=4096),
     )
-    finished.set()
-    thread.join()
-print(json.dumps({"grown_mb": (highest - before) / 2**20, "rows": found.rows, "quarantined": found.quarantined}))
+print(json.dumps({"grown_mb": grown.megabytes, "rows": found.rows, "quarantined": found.quarantined}))
 """
 
 

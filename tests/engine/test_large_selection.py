@@ -17,34 +17,20 @@ ROWS, TARGET, DIM, K = 200_000, 64, 32, 1000
 LIMIT_MB = 300
 
 _DRIVER = """
-import json, sys, threading
-import psutil
+import json, sys
 from evoray.config import ClusterConfig, SelectionConfig
 from evoray.engine.session import session
 from evoray.pipeline import select
+from tests.processes import MemoryGrowth
 
 folder = sys.argv[1]
-process = psutil.Process()
-highest = 0
-finished = threading.Event()
-
-def watch():
-    global highest
-    while not finished.wait(0.1):
-        highest = max(highest, process.memory_info().rss)
-
-with session(ClusterConfig(workers=2)):
-    before = process.memory_info().rss
-    thread = threading.Thread(target=watch)
-    thread.start()
+with session(ClusterConfig(workers=2)), MemoryGrowth() as grown:
     result = select(
         None, None, None, int(sys.argv[2]), f"{folder}/out", features_path=f"{folder}/pool.parquet",
         target_features_path=f"{folder}/target.parquet",
         selection=SelectionConfig(steps=6, lam=0.3, r=0.5, shards=2), cluster=ClusterConfig(workers=2),
     )
-    finished.set()
-    thread.join()
-print(json.dumps({"grown_mb": (highest - before) / 2**20, "picks": len(result.ids), "usable": result.facts["usable"]}))
+print(json.dumps({"grown_mb": grown.megabytes, "picks": len(result.ids), "usable": result.facts["usable"]}))
 """
 
 
