@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from evoray.alignment.fused import fused_pass
-
 
 @dataclass(frozen=True, kw_only=True)
 class TileKernel:
@@ -49,6 +47,8 @@ def kernel_pass(kernel: TileKernel, u_M: torch.Tensor, w_N: torch.Tensor) -> tup
     """
     kernel_NM = kernel.kernel_NM
     if kernel_NM.device.type == "cpu" and kernel_NM.dtype == torch.float32:
+        from evoray.alignment.fused import fused_pass  # the compiler is for those who hold tiles: 60 MB
+
         sums_N, c_M = torch.empty(len(kernel_NM)), torch.empty(kernel_NM.shape[1], dtype=torch.float64)
         fused_pass(kernel_NM.numpy(), u_M.numpy(), w_N.numpy(), sums_N.numpy(), c_M.numpy())
         return sums_N, c_M

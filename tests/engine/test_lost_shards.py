@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from evoray import select
 from evoray.alignment.reduction import combine, merge, partial_sums
+from evoray.config import ClusterConfig, SelectionConfig
 from evoray.engine import shard_actors
 from evoray.engine.journal import StorageJournal
 from evoray.engine.session import Session
@@ -148,11 +151,14 @@ def command(files: tuple[Path, Path], out: Path) -> list[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_driver_goes_on_from_its_notes(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_killed_driver_goes_on_from_its_notes(files: tuple[Path, Path], ray_session: Session, tmp_path: Path) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    done = subprocess.run(command(files, undisturbed), **quiet, timeout=600)
-    assert done.returncode == 0, done.stderr
+    again = partial(
+        select, None, None, None, 9, features_path=str(files[0]), target_features_path=str(files[1]),
+        selection=SelectionConfig(lam=0.3, r=0.2, steps=400), cluster=ClusterConfig(workers=2),
+    )  # fmt: skip
+    again(str(undisturbed))
     assert not (undisturbed / "solver").exists() or not list((undisturbed / "solver").rglob("*.json"))
     with marked() as mark:
         process = subprocess.Popen(command(files, killed), env={**os.environ, **mark}, **quiet, start_new_session=True)
@@ -165,8 +171,7 @@ def test_a_killed_driver_goes_on_from_its_notes(files: tuple[Path, Path], tmp_pa
         process.communicate()
     (note,) = killed.glob("solver/*/point-000/last.json")
     assert 0 < json.loads(note.read_text())["step"] < 400
-    done = subprocess.run(command(files, killed), **quiet, timeout=600)
-    assert done.returncode == 0, done.stderr
+    again(str(killed))
     facts = [json.loads((out / "selection.json").read_text()) for out in (undisturbed, killed)]
     assert facts[0] == facts[1]
     tables = [pq.read_table(out / "selected.parquet") for out in (undisturbed, killed)]

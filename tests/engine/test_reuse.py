@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 
 from evoray import featurize
@@ -24,15 +24,19 @@ def featurised(pool: Path, model: Path, out: Path, **settings: object) -> Featur
     )  # fmt: skip
 
 
-def reused(found: Featurised) -> list[bool]:
+def store_of(found: Featurised) -> UnitStore:
     folder = Path(found.path)
-    store = UnitStore(Storage(folder.parent.parent), f"features/{folder.name}")
-    return ["reused" in commit.facts for commit in store.commits().values()]
+    return UnitStore(Storage(folder.parent.parent), f"features/{folder.name}")
 
 
-def table(found: Featurised) -> dict[str, list[float]]:
-    rows = pq.read_table(found.path, columns=["id", "feature"])
-    return dict(zip(rows["id"].to_pylist(), rows["feature"].to_pylist(), strict=True))
+def reused(found: Featurised) -> list[bool]:
+    return ["reused" in commit.facts for commit in store_of(found).commits().values()]
+
+
+def rows_of(found: Featurised) -> dict[str, list[float]]:
+    store = store_of(found)
+    table = pa.concat_tables([store.read(commit) for commit in store.commits().values()])
+    return dict(zip(table["id"].to_pylist(), table["feature"].to_pylist(), strict=True))
 
 
 def test_only_the_new_rows_of_a_grown_pool_are_featurised(
@@ -49,10 +53,20 @@ def test_only_the_new_rows_of_a_grown_pool_are_featurised(
     assert grown.path != small.path
     assert reused(grown) == [True, True, False]
     alone = featurised(pool, tiny_model_dir, tmp_path / "alone")
-    assert table(grown) == table(alone)
-    # Features of another kind have nothing in common with these; a store that is gone is no source.
+    assert rows_of(grown) == rows_of(alone)
+    # Features of another kind have nothing in common with these.
     assert not any(reused(featurised(pool, tiny_model_dir, out, batch_tokens=128)))
-    for file in Path(small.path).iterdir():
+
+
+@pytest.mark.soak
+def test_a_store_that_is_gone_is_no_source(
+    ray_session: Session, task: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    pool, out = tmp_path / "pool", tmp_path / "out"
+    pool.mkdir()
+    (pool / "a.jsonl").write_text((task / "pool.jsonl").read_text())
+    first = featurised(pool, tiny_model_dir, out)
+    for file in Path(first.path).iterdir():
         file.unlink()
-    (pool / "c.jsonl").write_text(lines[0].replace("{", '{"id": "again", ', 1))
-    assert not any(reused(featurised(pool, tiny_model_dir, out))[:2])
+    (pool / "b.jsonl").write_text('{"instruction": "9+9?", "output": "18"}\n')
+    assert not any(reused(featurised(pool, tiny_model_dir, out)))

@@ -105,6 +105,7 @@ def chosen(task: Path, model: Path, out: Path, **features: Any) -> Selection:
     )  # fmt: skip
 
 
+@pytest.mark.soak
 def test_a_new_pool_is_featurised_as_the_pool_of_the_selection_was(
     ray_session: Session, task: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
