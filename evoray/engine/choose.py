@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 
-_PROBLEM = "pool"  # evoselect's name for the candidates against the target
-
 PICK_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -106,8 +104,10 @@ def choose(
             return _exact(shards, goal, config.k)
         journal = None
         if notebook is not None:
+            from evoray.selection.descent import POOL
+
             identity = _identity(source, goal, config, seed, excluded, start_g_M)
-            journal = StorageJournal(notebook.storage, f"{notebook.prefix}/{identity}", shards, _PROBLEM)
+            journal = StorageJournal(notebook.storage, f"{notebook.prefix}/{identity}", shards, POOL)
         return _evoselect(shards, goal, config, seed, progress, memory, start_g_M, journal)
 
 
@@ -201,7 +201,7 @@ def _exact(shards: Any, goal: Goal, k: int) -> Choice:
         "fractional": result.fractional,
         "vendi_picks": result.vendi_picks,
         "vendi_target": result.vendi_target,
-        "potentials": {"g_M": [float(value) for value in result.g_M]},
+        "potentials": {"g_M": result.g_M.tolist()},
     }
     return Choice(picks=result.picks, facts=facts)
 

@@ -23,7 +23,7 @@ from evoray.engine.remote import fetch
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of
 from evoray.errors import StageError
-from evoray.selection.protocol import split_tiles
+from evoray.selection.protocol import CHANGING, MAKING, RESETTING, split_tiles
 from evoray.storage import Storage
 
 _LOG = logging.getLogger(__name__)
@@ -31,11 +31,6 @@ _LOG = logging.getLogger(__name__)
 _INLINE_BYTES = 64 * 1024
 #: Partial sums of more shards than this are merged in groups of as many, on the cluster, before the driver sees them.
 FAN_IN = 16
-
-#: Methods of `Shard` that make a problem, and those that change one: what has to be called again on a new shard.
-_MAKING = ("open", "divide", "prepare_diversity")
-_CHANGING = ("set_diversity", "sinkhorn_kernel", "sinkhorn_log", "mirror_step", "accept")
-_FRESH = ("reset",)
 
 _Call = tuple[str, tuple[Any, ...]]  # method of the actor, its arguments
 
@@ -227,7 +222,7 @@ class RayShards:
                 fetch(waiting)
 
     def _making(self, problem: str) -> list[_Call]:
-        return [call for call in self._log.get(problem, []) if call[0] == "run" and call[1][0] in _MAKING]
+        return [call for call in self._log.get(problem, []) if call[0] == "run" and call[1][0] in MAKING]
 
     def _note(self, method: str, args: tuple[Any, ...], call: _Call) -> None:
         """Keep what rebuilds a shard; forget what a later call made needless."""
@@ -235,9 +230,9 @@ class RayShards:
             self._log[args[0]] = [call]
         elif method == "close":
             self._log.pop(args[0], None)
-        elif method in _FRESH:
+        elif method in RESETTING:
             self._log[args[0]] = [*self._making(args[0]), call]
-        elif method in _MAKING or method in _CHANGING:
+        elif method in MAKING or method in CHANGING:
             self._log[args[0]].append(call)
 
 

@@ -37,6 +37,7 @@ class Rows:
         self.features_ND = features_ND
         self.position_N = position_N  # int64, row in the stored tile
         self.usable_N = usable_N  # bool; the others have weight 0
+        self.source_N: torch.Tensor | None = None  # int64, number of the row's source; None: all are of one
         self.diversity_N = torch.zeros_like(log_w_N)  # fp64, dR/dw_i
         self.projected_NP: torch.Tensor | None = None
         self.similarity_NM: torch.Tensor | None = None  # where there is memory for it
@@ -100,10 +101,11 @@ class Problem:
     ) -> None:
         self.rows = rows
         self.n_tiles = n_tiles
+        self.sources = 1  # that rows are told apart by
         self.target_MD = torch.from_numpy(np.ascontiguousarray(target_MD))
         self.log_b_M = torch.from_numpy(np.log(weights_M))
-        entries = sum(held.features_ND.element_size() * len(held.position_N) for held in rows.values()) * len(target_MD)
-        self._keeps_kernel, self._keeps_similarity = entries <= cache_bytes, 2 * entries <= cache_bytes
+        size = sum(held.features_ND.element_size() * len(held.position_N) for held in rows.values()) * len(target_MD)
+        self._keeps_kernel, self._keeps_similarity = size <= cache_bytes, 2 * size <= cache_bytes
         self._absorbed: tuple[Array, float] | None = None
         self._log_weight = log_weight
         self.reset()

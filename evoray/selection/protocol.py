@@ -12,6 +12,12 @@ from typing import Any, Protocol
 
 from evoray.alignment.reduction import Array
 
+#: Methods of `Shard` that make a problem; that bring it back to its beginning; and that change it. They are what is
+#: called again on a shard that is loaded anew; all others but `close`, `save` and `restore` leave it as it is.
+MAKING = ("open", "divide", "prepare_diversity")
+RESETTING = ("reset",)
+CHANGING = ("set_diversity", "sinkhorn_kernel", "sinkhorn_log", "mirror_step", "accept")
+
 
 class Shards(Protocol):
     """Every tile of the pool, held by one or more shards in tile order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoray.alignment.reduction import Array, Op, Partials, partial_sums
+from evoray.alignment.reduction import Array, Partials
 from evoray.diversity.energies import Moment, moment_of, rowwise_gradient
 from evoray.diversity.projection import project_rows
 from evoray.errors import SelectionError, SolverError
@@ -81,7 +81,6 @@ class Shard:
             tile.index: torch.tensor([row_id not in barred for row_id in tile.ids], dtype=torch.bool) for tile in tiles
         }
         self._problems: dict[str, Problem] = {}
-        self._divided: dict[str, tuple[int, dict[int, torch.Tensor]]] = {}  # sources; of each tile's rows, int64
 
     @property
     def n_rows(self) -> int:
@@ -139,7 +138,6 @@ class Shard:
         rows: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         """Make a problem of all rows, or of the given rows of each tile (then in fp64), at weight exp(log_weight)."""
-        self._divided.pop(problem, None)
         chosen: dict[int, Rows] = {}
         for index, tile in self._tiles.items():
             usable_N, features_ND = self._usable[index], tile.features_ND
@@ -158,17 +156,15 @@ class Shard:
     def divide(self, problem: str, sources: Sequence[str]) -> None:
         """Tell a problem's rows apart by source, in the order of these names; without it all are of one."""
         number = {source: index for index, source in enumerate(sources)}
-        of_tile = {
-            index: torch.tensor([number[source] for source in _sources_of(tile)], dtype=torch.int64)
-            for index, tile in self._tiles.items()
-        }
-        rows_of = self._problems[problem].rows
-        self._divided[problem] = len(number), {i: of_tile[i][rows.position_N] for i, rows in rows_of.items()}
+        held = self._problems[problem]
+        held.sources = len(number)
+        for index, rows in held.rows.items():
+            of_tile = torch.tensor([number[source] for source in _sources_of(self._tiles[index])], dtype=torch.int64)
+            rows.source_N = of_tile[rows.position_N]
 
     def close(self, problem: str) -> None:
         """Forget a problem and free its memory."""
         self._problems.pop(problem, None)
-        self._divided.pop(problem, None)
 
     def reset(self, problem: str) -> None:
         """Every usable row back to the weight it was opened with; what follows is as on a fresh problem."""
@@ -244,49 +240,35 @@ class Shard:
 
     def mirror_step(self, problem: str, rate: float, lambda_eff: float, mean: float) -> Partials:
         """log w <- log w - rate (f + lambda_eff d - mean), the change clipped; (log of the new total [S])."""
+        held = self._problems[problem]
 
-        sources, source_N = self._sources(problem)
-
-        def step(index: int, rows: Rows) -> tuple[Array, ...]:
+        def step(rows: Rows) -> tuple[Array, ...]:
             change_N = -rate * (rows.f_N + lambda_eff * rows.diversity_N - mean)
             rows.log_w_N = rows.log_w_N + change_N.clamp(-MAX_CHANGE, MAX_CHANGE)
-            return (capped.log_mass(rows.log_w_N, source_N.get(index), sources),)
+            return (capped.log_mass(rows.log_w_N, rows.source_N, held.sources),)
 
-        return self._fold(problem, ("logaddexp",), step)
+        return held.fold(("logaddexp",), step)
 
     def capped_mass(self, problem: str, log_scale_S: Array, log_cap: float) -> Partials:
         """(rows at the cap [S], log of the other rows' total [S]) at one scale a source."""
-
-        _, source_N = self._sources(problem)
-
-        def mass(index: int, rows: Rows) -> tuple[Array, ...]:
-            return capped.capped_mass(rows.log_w_N, log_scale_S, log_cap, source_N.get(index))
-
-        return self._fold(problem, ("sum", "logaddexp"), mass)
+        return self._problems[problem].fold(
+            ("sum", "logaddexp"),
+            lambda rows: capped.capped_mass(rows.log_w_N, log_scale_S, log_cap, rows.source_N),
+        )
 
     def accept(self, problem: str, log_scale_S: Array, log_cap: float) -> None:
         """w <- min(cap, exp(log_scale_s) w), s the source of the row."""
-        _, source_N = self._sources(problem)
-        for index, rows in self._problems[problem].rows.items():
-            rows.log_w_N = capped.scaled(rows.log_w_N, log_scale_S, source_N.get(index)).clamp(max=log_cap)
-
-    def _sources(self, problem: str) -> tuple[int, Mapping[int, torch.Tensor]]:
-        """(number of sources, source of each tile's rows); no tile is there where all rows are of one."""
-        return self._divided.get(problem, (1, {}))
-
-    def _fold(self, problem: str, ops: tuple[Op, ...], values: Callable[[int, Rows], tuple[Array, ...]]) -> Partials:
-        """Partial sums of a function of (tile, its rows)."""
-        rows_of = self._problems[problem].rows
-        return partial_sums({index: values(index, rows) for index, rows in rows_of.items()}, self.n_tiles, ops)
+        for rows in self._problems[problem].rows.values():
+            rows.log_w_N = capped.scaled(rows.log_w_N, log_scale_S, rows.source_N).clamp(max=log_cap)
 
     # What leaves the shard.
 
     def smallest_gradients(self, problem: str, lambda_eff: float, k_S: Sequence[int]) -> list[Array]:
         """The smallest f + lambda_eff d over usable rows of each source, so many of each, ascending."""
         found: list[list[Array]] = [[] for _ in k_S]
-        for index, rows in self._problems[problem].rows.items():
+        for rows in self._problems[problem].rows.values():
             gradient_N = rows.f_N + lambda_eff * rows.diversity_N
-            for source, mask_N in self._usable_by_source(problem, index):
+            for source, mask_N in _usable_by_source(rows):
                 found[source].append(gradient_N[mask_N].numpy())
         return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
 
@@ -294,7 +276,7 @@ class Shard:
         """The first usable rows of each source by (-w, f, id), so many of each."""
         found: list[list[Entry]] = [[] for _ in k_S]
         for index, rows in self._problems[problem].rows.items():
-            for source, mask_N in self._usable_by_source(problem, index):
+            for source, mask_N in _usable_by_source(rows):
                 log_w_N = rows.log_w_N.masked_fill(~mask_N, -torch.inf)
                 keep = min(k_S[source], int(mask_N.sum()))
                 if not keep:
@@ -305,16 +287,6 @@ class Shard:
                     row_id = self._tiles[index].ids[position]
                     found[source].append((-float(log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
         return [heapq.nsmallest(k, entries) for entries, k in zip(found, k_S, strict=True)]
-
-    def _usable_by_source(self, problem: str, index: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """(source, mask of its usable rows) for the sources of one tile."""
-        usable_N = self._problems[problem].rows[index].usable_N
-        source_N = self._sources(problem)[1].get(index)
-        if source_N is None:
-            yield 0, usable_N
-        else:
-            for source in sorted(set(source_N.tolist())):
-                yield source, usable_N & (source_N == source)
 
     def describe(self, problem: str) -> list[tuple[int, int, float, int]]:
         """(tile, row in the tile, largest similarity, index of that target row) of every row of a problem."""
@@ -327,6 +299,15 @@ class Shard:
             values: tuple[list[Any], ...] = (rows.position_N.tolist(), best.values.tolist(), best.indices.tolist())
             described.extend((index, *row) for row in zip(*values, strict=True))
         return described
+
+
+def _usable_by_source(rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
+    """(source, mask of its usable rows) for the sources of one tile."""
+    if rows.source_N is None:
+        yield 0, rows.usable_N
+    else:
+        for source in sorted(set(rows.source_N.tolist())):
+            yield source, rows.usable_N & (rows.source_N == source)
 
 
 def _smallest(value_N: Array, k: int) -> Array:

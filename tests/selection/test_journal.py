@@ -12,7 +12,7 @@ from evoray.selection.evoselect import evoselect
 from evoray.selection.evoselect_records import EvoSelectParams, EvoSelectResult, PathPoint
 from evoray.selection.journal import Note
 from evoray.selection.local import LocalShards
-from evoray.selection.protocol import split_tiles
+from evoray.selection.protocol import CHANGING, MAKING, RESETTING, split_tiles
 from evoray.selection.shard import Shard
 from tests.selection.pools import local, pool_and_target, tiles_of
 
@@ -113,3 +113,14 @@ def test_several_threads_change_no_bit() -> None:
     finally:
         torch.set_num_threads(before)
     assert [pick.id for pick in one.picks] == [pick.id for pick in many.picks]
+
+
+def test_every_method_of_a_shard_is_known_to_change_it_or_to_leave_it_as_it_is() -> None:
+    """A method that changes a shard and is in no list would be forgotten when a lost shard is made again."""
+    reading = {
+        *("counts", "usable_rows", "first_at_random", "similarities", "source_counts", "column_minimum"),
+        *("cost_moments", "weighted_potential", "transport_cost", "moment", "gradient_sums", "capped_mass"),
+        *("smallest_gradients", "top", "describe", "n_rows"),
+    }
+    methods = {name for name in vars(Shard) if not name.startswith("_")}
+    assert methods == reading | {*MAKING, *RESETTING, *CHANGING} | {"close", "save", "restore"}
