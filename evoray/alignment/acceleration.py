@@ -2,8 +2,8 @@
 
 From the last few points and their residuals, the combination whose residual is least, by linear prediction, is taken
 and moved by that residual. For Sinkhorn's map on the target potentials this cuts passes over the pool by a factor of
-5 to 12, most where weights are concentrated or eps is small (over-relaxation at its best factor: 1.5); it costs the
-driver a few products of M-vectors. The map alone converges always, its acceleration need not: where the error grows
+2 to 12, most where weights are concentrated or eps is small (over-relaxation by 1.5 saves a third); it costs the driver
+a few products of M-vectors. The map alone converges always, its acceleration need not: where the error grows
 well beyond the least one seen, the history is dropped and the iteration goes on plainly from the best point.
 """
 
