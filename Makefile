@@ -40,7 +40,7 @@ demo-small: install
 	$(VENV)/bin/evoray demo --small --out $(or $(OUT),demo-run-small)
 
 test: install
-	$(VENV)/bin/python -m pytest -m 'not soak and not gpu' -n 2 --dist loadgroup $(PYTEST)
+	$(VENV)/bin/python -m pytest -m 'not soak and not gpu' -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -28,6 +28,8 @@ Array = npt.NDArray[np.float64]
 EnergyName = Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"]
 Moment = Literal["none", "mean", "second"]
 
+#: Columns of a symmetric matrix that are computed at a time: fewer save more products, more make each of them faster.
+_PART = 128
 DELTA = {"vendi": 0.01, "relative_vendi": 0.1, "log_det": 1e-3}
 
 
@@ -193,16 +195,33 @@ def make_energy(name: EnergyName, reference_DD: Array | None = None, delta: floa
 def moment_of(features_ND: torch.Tensor, w_N: torch.Tensor, kind: Moment) -> Array:
     """sum w x [D] or sum w x x^T [D, D] of one tile: products in the features' dtype, result fp64."""
     weighted_ND = features_ND * w_N.to(features_ND.dtype)[:, None]
-    moment = weighted_ND.sum(dim=0) if kind == "mean" else weighted_ND.T @ features_ND
-    result: Array = moment.double().numpy()
-    return result if kind == "mean" else 0.5 * (result + result.T)
+    if kind == "mean":
+        mean_D: Array = weighted_ND.sum(dim=0).double().numpy()
+        return mean_D
+    second_DD = features_ND.new_zeros(features_ND.shape[1], features_ND.shape[1])
+    for part in _parts(features_ND.shape[1]):
+        second_DD[: part.stop, part] = features_ND[:, : part.stop].T @ weighted_ND[:, part]
+    upper_DD = second_DD.double().triu()
+    result: Array = (upper_DD + upper_DD.triu(1).T).numpy()
+    return result
 
 
 def rowwise_gradient(features_ND: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """gradient_i [N], fp64, of every row from dR/dmoment (a vector or a matrix)."""
-    g = gradient.to(features_ND.dtype)
-    rows_N = features_ND @ g if g.ndim == 1 else ((features_ND @ g) * features_ND).sum(dim=1)
-    return rows_N.double()
+    """gradient_i [N], fp64, of every row from dR/dmoment (a vector, or a symmetric matrix)."""
+    if gradient.ndim == 1:
+        return (features_ND @ gradient.to(features_ND.dtype)).double()
+    # x^T G x for G without its lower triangle, which is added to the upper one.
+    upper_DD = (gradient.triu() + gradient.tril(-1).T).to(features_ND.dtype)
+    rows_N = torch.zeros(len(features_ND), dtype=torch.float64)
+    for part in _parts(features_ND.shape[1]):
+        products_NP = features_ND[:, : part.stop] @ upper_DD[: part.stop, part]
+        rows_N += (products_NP * features_ND[:, part]).sum(dim=1)
+    return rows_N
+
+
+def _parts(dim: int) -> list[slice]:
+    """Columns in parts: of a symmetric matrix, each part is needed down to the diagonal only. Five eighths of 512."""
+    return [slice(start, min(start + _PART, dim)) for start in range(0, dim, _PART)]
 
 
 def vendi_score(sigma_DD: Array) -> float:

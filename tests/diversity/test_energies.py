@@ -61,6 +61,20 @@ def test_energies_equal_their_defining_formulas() -> None:
     assert _value("linear", x, w, reference) == pytest.approx(0.5 * np.sum((w @ x) ** 2))
 
 
+@pytest.mark.parametrize("dim", [1, 127, 128, 129, 300])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_moments_and_gradients_by_parts_of_the_columns_equal_the_whole_products(dim: int, dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(dim)
+    x, w = unit_rows(rng, 40, dim), rng.dirichlet(np.ones(40))
+    skew = rng.standard_normal((dim, dim))
+    features, tolerance = torch.from_numpy(x).to(dtype), 1e-12 if dtype == torch.float64 else 1e-5
+    moment = moment_of(features, torch.from_numpy(w), "second")
+    assert np.array_equal(moment, moment.T)
+    assert moment == pytest.approx((x * w[:, None]).T @ x, abs=tolerance)
+    rows = rowwise_gradient(features, torch.from_numpy(skew + skew.T)).numpy()
+    assert rows == pytest.approx(np.einsum("nd,de,ne->n", x, skew + skew.T, x), abs=tolerance * dim)
+
+
 def test_relative_vendi_is_zero_where_the_choice_spreads_as_the_target_does() -> None:
     _, _, reference = _case(3)
     energy = make_energy("relative_vendi", reference)

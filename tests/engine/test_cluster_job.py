@@ -19,7 +19,7 @@ import pytest
 import ray
 
 from tests.conftest import FinishedRun
-from tests.processes import free_port, marked
+from tests.processes import free_ports, marked
 from tests.source_tree import ROOT
 from tests.tiny_run import write_run_config
 
@@ -40,7 +40,8 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head and a second node, started in different folders, that want a token and listen on this machine alone."""
-    folder, port, dashboard = tmp_path_factory.mktemp("cluster"), free_port(), free_port()
+    folder = tmp_path_factory.mktemp("cluster")
+    port, dashboard, client, *of_nodes = free_ports(7)
     # Sockets below them have short names only where their own are short. One folder each, as on two machines: a node
     # replaces the working directory that another one unpacked in the same place, under its running processes.
     with (
@@ -59,13 +60,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         environment.pop("RAY_ADDRESS", None)
         head = [
             "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={free_port()}", f"--temp-dir={first}",
+            f"--ray-client-server-port={client}", f"--temp-dir={first}",
         ]  # fmt: skip
         address = f"{ray.util.get_node_ip_address()}:{port}"
-        nodes = [start_node("head", head, folder, environment)]
+        nodes = [start_node("head", head, of_nodes[:2], folder, environment)]
         try:
             wait_for_nodes(1, address, nodes, folder, environment)
-            nodes.append(start_node("second", [f"--address={address}", f"--temp-dir={second}"], folder, environment))
+            joining = [f"--address={address}", f"--temp-dir={second}"]
+            nodes.append(start_node("second", joining, of_nodes[2:], folder, environment))
             wait_for_nodes(2, address, nodes, folder, environment)
             yield Cluster(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment)
         finally:
@@ -74,14 +76,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 process.wait()
 
 
-def start_node(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def start_node(
+    name: str, arguments: list[str], ports: list[int], folder: Path, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    agent, metrics = ports
     (folder / name).mkdir()
     with (folder / f"{name}.txt").open("wb") as log:
         return subprocess.Popen(
             [
                 _RAY, "start", "--block", "--num-cpus=3", "--disable-usage-stats",
-                f"--object-store-memory={100 * 2**20}", f"--dashboard-agent-listen-port={free_port()}",
-                f"--metrics-export-port={free_port()}", *arguments,
+                f"--object-store-memory={100 * 2**20}", f"--dashboard-agent-listen-port={agent}",
+                f"--metrics-export-port={metrics}", *arguments,
             ],
             cwd=folder / name, env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from evoray.models.moments import canonical_name, load_moments
 from evoray.training.order import batches, learning_rate_factor
-from tests.processes import free_port
+from tests.processes import free_ports
 from tests.training import ranks
 from tests.training.plain import Plain, tiny_adapter, tiny_samples, train_plainly
 
@@ -40,9 +40,8 @@ def plain(tiny_model_dir: Path) -> Plain:
 def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One pair of processes trains at every stage: starting them costs more than training."""
     folder = tmp_path_factory.mktemp("zero")
-    torch.multiprocessing.spawn(
-        ranks.train_in_rank, args=(free_port(), tiny_model_dir, folder, STAGES), nprocs=ranks.RANKS
-    )
+    (port,) = free_ports(1)
+    torch.multiprocessing.spawn(ranks.train_in_rank, args=(port, tiny_model_dir, folder, STAGES), nprocs=ranks.RANKS)
     yield folder
 
 
