@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
 _PASSES = 15
+_SLOW_PASSES = 3
+_CACHE_MB = 3072
 _STREAMED_FLOATS = 2**28
 
 
@@ -73,35 +76,41 @@ def bandwidth(folder: Path, eps: float) -> dict[str, Any]:
 
 
 def scaling(folder: Path, eps: float, repeats: int) -> dict[str, Any]:
-    """Times with one single-threaded actor over those with two: of a pass, and of a whole solve from features."""
+    """Times with one single-threaded actor over those with two.
+
+    Of a pass over kernels that are kept, which the memory's bandwidth limits; of one that computes them anew from
+    features (`_recomputed`: a pool that does not fit), which the processor limits; and of a solve from features.
+    """
     target_MD = np.load(folder / "target.npy")
     path, storage = folder / "features.parquet", Storage(str(folder / "shards"))
     features_ND = np.load(folder / "features.npy", mmap_mode="r")
     with feature_writer(path, features_ND.shape[1]) as write:
         for start in range(0, len(features_ND), BLOCK_ROWS):
             write(features_ND[start : start + BLOCK_ROWS])
-    passes: dict[int, list[float]] = {1: [], 2: []}
-    solves: dict[int, list[float]] = {1: [], 2: []}
+    b_M, opening = uniform(len(target_MD)), target_MD.astype(np.float64)
+    seconds: dict[str, dict[int, list[float]]] = {name: {1: [], 2: []} for name in ("", "_solve", "_recomputed")}
     with session(ClusterConfig(workers=2, threads=1)) as workers:
-        for repeat in range(repeats):
+        for repeat, cache_mb in itertools.product(range(repeats), (_CACHE_MB, 0)):
             for count in (1, 2) if repeat % 2 == 0 else (2, 1):
-                with ray_shards(ParquetTiles.open(str(path)), (), workers, storage, count=count) as shards:
-                    b_M = uniform(len(target_MD))
-                    shards.call("open", "pool", target_MD.astype(np.float64), b_M, -float(np.log(shards.n_rows)))
-                    began = time.perf_counter()
-                    found = solve(shards, "pool", b_M, eps=eps)
-                    solves[count].append(time.perf_counter() - began)
+                tiles = ParquetTiles.open(str(path))
+                with ray_shards(tiles, (), workers, storage, count=count, cache_mb=cache_mb) as shards:
+                    shards.call("open", "pool", opening, b_M, -float(np.log(shards.n_rows)))
+                    (g_M,) = shards.reduce("column_minimum", "pool")
+                    if cache_mb:
+                        began = time.perf_counter()
+                        g_M = solve(shards, "pool", b_M, eps=eps, g_M=g_M).g_M
+                        seconds["_solve"][count].append(time.perf_counter() - began)
 
-                    def once(shards: Any = shards, g_M: Array = found.g_M) -> Any:
+                    def once(shards: Any = shards, g_M: Array = g_M) -> Any:
                         return shards.reduce("sinkhorn_kernel", "pool", g_M, eps)
 
-                    passes[count].append(_pass_seconds(once))
-    return {
-        "scaling": median(one / two for one, two in zip(passes[1], passes[2], strict=True)),
-        "scaling_solve": median(one / two for one, two in zip(solves[1], solves[2], strict=True)),
-        "scaling_pass_seconds": [median(passes[1]), median(passes[2])],
-        "scaling_solve_seconds": [median(solves[1]), median(solves[2])],
-    }
+                    passes = seconds["" if cache_mb else "_recomputed"][count]
+                    passes.append(_pass_seconds(once, _PASSES if cache_mb else _SLOW_PASSES))
+    facts: dict[str, Any] = {}
+    for name, found in seconds.items():
+        facts[f"scaling{name}"] = median(one / two for one, two in zip(found[1], found[2], strict=True))
+        facts[f"scaling{name}_seconds"] = [median(found[1]), median(found[2])]
+    return facts
 
 
 @contextlib.contextmanager
@@ -129,11 +138,11 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _pass_seconds(once: Callable[[], Any]) -> float:
+def _pass_seconds(once: Callable[[], Any], passes: int = _PASSES) -> float:
     """Median over passes; the first builds the kernel and does not count."""
     once()
     seconds = []
-    for _ in range(_PASSES):
+    for _ in range(passes):
         began = time.perf_counter()
         once()
         seconds.append(time.perf_counter() - began)

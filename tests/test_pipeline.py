@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from evoray.config import load_config
+from evoray.config import ClusterConfig, load_config
 from evoray.engine.round import STATES
-from evoray.pipeline import run
+from evoray.pipeline import run, select
 from tests.conftest import FinishedRun
 from tests.processes import alive, ended, marked
-from tests.tiny_run import FLAWS, ROUNDS, features_of, outcome, results, unit_files, write_run_config
+from tests.tiny_run import FLAWS, ROUNDS, outcome, pool_features, results, unit_files, write_run_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -89,20 +89,19 @@ def test_the_same_run_again_does_no_work_and_has_the_same_results(finished_run: 
 def test_features_and_picks_do_not_depend_on_workers_and_shards(
     finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Two workers and one shard, beside the one worker and two shards of the finished run."""
-    task = shutil.copytree(finished_run.task, tmp_path / "task")
-    out = tmp_path / "run"
+    """A selection by two workers and one shard, beside the one worker and two shards of the finished run."""
+    config = load_config(finished_run.config)
     for name in ("pool", "warmup"):
-        shutil.copytree(finished_run.out / name, out / name)
-    selection = {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": 1}
-    config = write_run_config(
-        task, tiny_model_dir, out, rounds=1, selection=selection, cluster={"workers": 2},
-        evaluation={"control": False}, training={"epochs": 1, "workers": 1},
+        shutil.copytree(finished_run.out / name, tmp_path / name)
+    select(
+        config.pool, config.target, str(tiny_model_dir), config.selection.k, str(tmp_path), features=config.features,
+        lora=config.lora, selection=config.selection.model_copy(update={"shards": 1}), reading=config.reading,
+        seed=config.seed, cluster=ClusterConfig(workers=2),
     )  # fmt: skip
-    run(load_config(config))
-    assert features_of(out, 1).equals(features_of(finished_run.out, 1))
-    chosen = Path("rounds") / "0001" / "selected.parquet"
-    assert pq.read_table(out / chosen).equals(pq.read_table(finished_run.out / chosen))
+    assert pool_features(tmp_path, finished_run.out).equals(pool_features(finished_run.out, finished_run.out))
+    assert pq.read_table(tmp_path / "selected.parquet").equals(
+        pq.read_table(finished_run.out / "rounds" / "0001" / "selected.parquet")
+    )
 
 
 @pytest.fixture
@@ -111,14 +110,17 @@ def mark() -> Iterator[dict[str, str]]:
         yield environment
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("rounds", "arms"), [(1, ["adapter"]), pytest.param(ROUNDS, ["adapter", "control"], marks=pytest.mark.soak)]
+)
 def test_killing_the_driver_after_each_transition_changes_nothing(
-    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], rounds: int
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], rounds: int, arms: list[str]
 ) -> None:
     out = tmp_path / "run"
     task = shutil.copytree(finished_run.task, tmp_path / "task")
-    config = write_run_config(task, tiny_model_dir, out, rounds=rounds)
-    kills = [(number, state) for number in range(1, rounds + 1) for state in STATES]
+    config = write_run_config(task, tiny_model_dir, out, rounds=rounds, evaluation={"control": "control" in arms})
+    states = [state for state in STATES if "control" in arms or not state.startswith("control")]
+    kills = [(number, state) for number in range(1, rounds + 1) for state in states]
     killed = 0
     for number, state in kills:
         record = out / "rounds" / f"{number:04d}" / f"{state}.json"
@@ -131,8 +133,8 @@ def test_killing_the_driver_after_each_transition_changes_nothing(
     assert killed > len(kills) // 2, "most transitions were cut off one by one"
     last = start(config, mark)
     assert last.wait(_SECONDS) == 0, (tmp_path / "errors.txt").read_text()
-    undisturbed = outcome(finished_run.out, rounds)
-    for name, value in outcome(out, rounds).items():
+    undisturbed = outcome(finished_run.out, rounds, arms)
+    for name, value in outcome(out, rounds, arms).items():
         assert value == undisturbed[name], name
     assert set(unit_files(out).values()) == {(1, 1)}
     assert ended(mark, 60.0), [process.cmdline() for process in alive(mark)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,21 @@ def write_run_config(folder: Path, model: Path, out: Path, **overrides: Any) -> 
     return write_config(folder, model, **settings)
 
 
-def outcome(out: Path, rounds: int) -> dict[str, Any]:
-    """What a repeated or interrupted run must reproduce: chosen rows, adapters' bytes and scores of every arm."""
+def outcome(out: Path, rounds: int, arms: Sequence[str]) -> dict[str, Any]:
+    """What a repeated or interrupted run must reproduce: rows, adapters' bytes and scores of the arms."""
     found: dict[str, Any] = {}
     for number in range(1, rounds + 1):
         folder = out / "rounds" / f"{number:04d}"
-        found[f"selected {number}"] = pq.read_table(folder / "selected.parquet")
-        found[f"control {number}"] = pq.read_table(folder / "control.parquet")
-        for arm in ("adapter", "control"):
+        for arm in arms:
+            rows = {"adapter": "selected.parquet", "control": "control.parquet"}[arm]
+            found[f"rows of {arm} {number}"] = pq.read_table(folder / rows)
             found[f"{arm} {number}"] = (folder / arm / "adapter_model.safetensors").read_bytes()
-    found["arms"] = results(out)["arms"][: 1 + 2 * rounds]
+    shown = {"adapter": "round", "control": "random"}
+    names = {"base", *(f"{shown[arm]} {number}" for arm in arms for number in range(1, rounds + 1))}
+    left_out = () if "control" in arms else ("against_random",)
+    for arm in results(out)["arms"]:
+        if arm["name"] in names:
+            found[f"scores of {arm['name']}"] = {key: value for key, value in arm.items() if key not in left_out}
     return found
 
 
@@ -80,8 +86,8 @@ def unit_files(out: Path) -> dict[str, tuple[int, int]]:
     return {name: (counts[0], counts[1]) for name, counts in found.items()}
 
 
-def features_of(out: Path, number: int) -> pa.Table:
-    """Features of the pool in a round, in the order of units."""
-    record = json.loads((out / "rounds" / f"{number:04d}" / "featurised.json").read_text())["pool"]
+def pool_features(out: Path, run: Path) -> pa.Table:
+    """Features in one place that a run's first round has of its pool, in the order of units."""
+    record = json.loads((run / "rounds" / "0001" / "featurised.json").read_text())["pool"]
     store = UnitStore(Storage(out), f"features/{record['fingerprint']}")
     return pa.concat_tables([store.read(store.find(unit)) for unit in record["units"]])
