@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evoray.config import RunConfig, load_config
+    from evoray.engine.exports import Exported, export
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.pipeline import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EvorayError": "evoray.errors",
+    "Exported": "evoray.engine.exports",
     "Featurised": "evoray.pipeline",
     "RunConfig": "evoray.config",
     "RunResult": "evoray.pipeline",
@@ -36,6 +38,7 @@ _HOMES = {
     "Trained": "evoray.pipeline",
     "UserError": "evoray.errors",
     "evaluate": "evoray.pipeline",
+    "export": "evoray.engine.exports",
     "featurize": "evoray.pipeline",
     "load_config": "evoray.config",
     "read_report": "evoray.pipeline",
@@ -48,6 +51,7 @@ _HOMES = {
 
 __all__ = [
     "EvorayError",
+    "Exported",
     "Featurised",
     "RunConfig",
     "RunResult",
@@ -57,6 +61,7 @@ __all__ = [
     "Trained",
     "UserError",
     "evaluate",
+    "export",
     "featurize",
     "load_config",
     "read_report",

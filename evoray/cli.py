@@ -209,6 +209,20 @@ def evaluate(
 
 
 @app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="Run directory, folder of a selection, or a file of rows.")],
+    out: Out,
+    form: Annotated[str, typer.Option("--form", help="messages (JSON lines), parquet, or dataset.")] = "messages",
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of the run to take; all.", min=1)] = None,
+) -> None:
+    """Write chosen rows for other trainers: as messages, Parquet, or a Hugging Face dataset with its card."""
+    from evoray.engine.exports import export as write
+
+    result = write(source, out, form=form, rounds=rounds)
+    _print({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
+
+
+@app.command()
 def report(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run.")]) -> None:
     """Print the report of a finished run as Markdown."""
     from evoray.pipeline import read_report

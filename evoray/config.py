@@ -206,6 +206,7 @@ class TrainingConfig(_Section):
     micro_batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass of one worker
     learning_rate: float = Field(5e-4, gt=0)
     warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
+    schedule: Literal["linear", "cosine"] = "linear"  # how the learning rate falls to zero after that
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     zero_stage: Literal[1, 2, 3] = 2

@@ -15,6 +15,7 @@ from evoray.cli import app
 
 NAMES = [
     "EvorayError",
+    "Exported",
     "Featurised",
     "RunConfig",
     "RunResult",
@@ -24,6 +25,7 @@ NAMES = [
     "Trained",
     "UserError",
     "evaluate",
+    "export",
     "featurize",
     "load_config",
     "read_report",
@@ -37,6 +39,7 @@ NAMES = [
 #: Parameters of the public functions; those behind the bar are given by name.
 PARAMETERS = {
     "evaluate": "model target out | adapter split evaluation max_tokens seed cluster display",
+    "export": "source out | form rounds",
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_config": "path overrides values",
     "read_report": "out",
@@ -49,6 +52,7 @@ PARAMETERS = {
 }
 
 FIELDS = {
+    "Exported": "path rows left_out",
     "Featurised": "path rows quarantined",
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
@@ -64,8 +68,8 @@ CONFIG_KEYS = {
     "preconditioning precision batch_tokens cascade warmup seed refresh",
     "reading": "unit_rows max_quarantined max_chars",
     "selection": "selector k energy lambda r eps rho solver eta steps tolerance shares max_share shards cache_mb",
-    "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share weight_decay max_grad_norm zero_stage "
-    "workers precision from",
+    "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share schedule weight_decay max_grad_norm "
+    "zero_stage workers precision from",
     "evaluation": "precision batch_tokens list_options control",
     "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
 }
@@ -80,6 +84,7 @@ COMMANDS = {
     "score": "--potentials --out --pool --features --set --address",
     "train": "--data --model --out --adapter --seed --set --address",
     "evaluate": "--model --target --adapter --split --out --seed --set --address",
+    "export": "source --out --form --rounds",
     "report": "run_dir",
     "status": "run_dir",
 }

@@ -31,6 +31,7 @@ def featurise(
 
     The source named `pool` holds candidates, all others hold rows of the target.
     """
+    config = site.session.settled(config)
     found: dict[str, Features] = {}
     works: list[Work] = []
     for name, source in sources.items():

@@ -71,4 +71,5 @@ def gradient_aim(
     _, validate_MD = read_features(found["validate"])
     goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=splits["align"].weights_of(ids))
     tiles = StoredTiles(store=found[POOL].store, units=found[POOL].units, rows=pool.rows)
-    return Aim(source=tiles, goal=goal, target_ids=tuple(ids), recipe=Recipe.of(proxy, features, seed, max_chars))
+    recipe = Recipe.of(proxy, site.session.settled(features), seed, max_chars)
+    return Aim(source=tiles, goal=goal, target_ids=tuple(ids), recipe=recipe)

@@ -85,6 +85,7 @@ def ready_proxy(
     site: Site,
 ) -> Proxy:
     """The model that features are taken from: with the adapters of the config, or with one warmed up on the pool."""
+    features = site.session.settled(features)
     if not features.adapters and features.uses_lora:
         return warm_up_adapter(pool, model, identity, lora, features, seed, site)
     adapters = [Folder.at(path) for path in features.adapters]

@@ -194,7 +194,8 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
     context.storage.write_table(f"{prefix}/picks.parquet", picks_table(choice.picks))
     proxy = _proxy_of(context, number)
     if proxy is not None:
-        recipe = Recipe.of(proxy, config.features, config.feature_seed, config.reading.max_chars)
+        settled = context.site.session.settled(config.features)
+        recipe = Recipe.of(proxy, settled, config.feature_seed, config.reading.max_chars)
         write_potentials(context.storage, f"{prefix}/{POTENTIALS}", ids, goal, choice.facts, recipe)
     return dict(choice.facts)
 

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from evoray.config import ClusterConfig
+from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
 from evoray.errors import ConfigError
 from evoray.models.cache import cache_dir
 
 #: Logical CPUs that an embedded Ray declares for each real one: coordinators need a slot and hardly compute.
 _LOGICAL_PER_REAL = 2
+#: What Linux calls instructions that multiply bfloat16.
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
+
+_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +33,20 @@ class Session:
     threads: int  # compute threads of each
     gpus: float  # GPUs of each
     attempts: int  # tries of one unit
+    precision: Literal["float32", "bfloat16"]  # what `auto` stands for, for all workers alike
+    slots: int | None  # actors that this machine's own Ray runs at a time; None: a cluster, which may grow
 
     @property
     def actor_options(self) -> dict[str, float]:
         """Resources that an actor asks Ray for."""
         return {"num_cpus": 1, "num_gpus": self.gpus}
+
+    def settled(self, config: _Precise) -> _Precise:
+        """The section with `precision: auto` decided: before it is named by fingerprint, and for every worker.
+
+        Were each worker to decide by its own hardware, one store could hold features of two precisions.
+        """
+        return config.model_copy(update={"precision": self.precision}) if config.precision == "auto" else config
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -72,6 +85,8 @@ def session(config: ClusterConfig) -> Iterator[Session]:
             threads=config.threads,
             gpus=config.gpus_per_worker,
             attempts=config.unit_attempts,
+            precision="bfloat16" if config.gpus_per_worker or _computes_bfloat16() else "float32",
+            slots=None if address else int(ray.cluster_resources().get("CPU", 1)),
         )
     finally:
         if not joined:
@@ -112,6 +127,12 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _computes_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 in hardware; no other system than Linux is asked."""
+    listed = Path("/proc/cpuinfo")
+    return listed.is_file() and not _BFLOAT16_FLAGS.isdisjoint(listed.read_text(encoding="utf-8").split())
 
 
 @contextmanager

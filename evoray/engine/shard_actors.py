@@ -263,11 +263,16 @@ def ray_shards(
 ) -> Iterator[RayShards]:
     """Actors that hold all tiles of a source, ended with the block.
 
-    count: shards; None: one an actor of the session, at least two. cache_mb: each shard's memory for kernels.
-    storage: where weights are saved; None: they cannot be.
+    count: shards; None: one an actor of the session, at least two; never more than this machine runs at a time, of
+    which some would wait for ever. cache_mb: each shard's memory for kernels. storage: where weights are saved; None:
+    they cannot be.
     """
     n_tiles = source.count()
-    spans = split_tiles(n_tiles, count or max(2, session.workers))
+    wanted = count or max(2, session.workers)
+    held = min(wanted, session.slots or wanted)
+    if count is not None and held < count:
+        _LOG.warning("selection.shards = %d, and this machine runs %d actors: %d shards are used", count, held, held)
+    spans = split_tiles(n_tiles, held)
     actor = ray.remote(num_cpus=1)(ShardActor)
     barred = frozenset(excluded)
 

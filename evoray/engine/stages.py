@@ -85,7 +85,7 @@ def score(
     models: Mapping[str, Checkpoint], target: Target, config: EvaluationConfig, max_tokens: int, site: Site
 ) -> dict[str, Scores]:
     """Score models on a split, by name; equal (model, adapter, rows, settings) are scored once."""
-    source = target.source
+    source, config = target.source, site.session.settled(config)
     names: dict[str, str] = {}
     works: dict[str, Work] = {}  # by fingerprint: models of equal weights share one
     for name, model in models.items():

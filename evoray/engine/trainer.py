@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def train(job: TrainJob, session: Session, stage: Stage) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    job = replace(job, config=session.settled(job.config))
     counter = Counter.start()
     outcome = f"training/{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="evoray-train-") as scratch:

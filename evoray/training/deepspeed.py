@@ -84,7 +84,7 @@ def train_rank(
     losses: list[float] = []
     tokens = 0
     for step, indices in enumerate(batches(len(samples), config.batch_size, steps, seed)):
-        rate = config.learning_rate * learning_rate_factor(step, steps, config.warmup_share)
+        rate = config.learning_rate * learning_rate_factor(step, steps, config.warmup_share, config.schedule)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros(1, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -23,9 +24,12 @@ def batches(rows: int, batch_size: int, steps: int, seed: int) -> list[list[int]
     return result[:steps]
 
 
-def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
-    """Linear rise over the first `warmup_share` of the steps, then linear decay to zero after the last."""
+def learning_rate_factor(
+    step: int, steps: int, warmup_share: float, schedule: Literal["linear", "cosine"] = "linear"
+) -> float:
+    """Linear rise over the first `warmup_share` of the steps, then decay to zero after the last one."""
     warmup = math.ceil(steps * warmup_share)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return (steps - step) / max(steps - warmup, 1)
+    left = (steps - step) / max(steps - warmup, 1)
+    return left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ def test_sums_of_many_shards_are_merged_on_the_cluster_to_the_same_bits(
     one = moments(1)
     monkeypatch.setattr(shard_actors, "FAN_IN", 2)
     assert moments(3) == one
+
+
+@pytest.mark.ray
+def test_no_shard_waits_for_a_processor_that_this_machine_has_not(
+    files: tuple[Path, Path], ray_session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = replace(ray_session, slots=2)
+    with ray_shards(ParquetTiles.open(str(files[0])), (), session, count=3) as shards:
+        assert len(shards.call("counts")) == 2
+        assert shards.n_rows == 20_000
+    assert "selection.shards = 3" in caplog.text
 
 
 def test_combined_parts_merge_to_the_bits_of_the_parts() -> None:

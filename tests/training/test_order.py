@@ -1,10 +1,12 @@
-"""Batches are fixed by the seed alone, and the learning rate rises and falls linearly."""
+"""Batches are fixed by the seed alone, and the learning rate rises and falls by its schedule."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import get_cosine_schedule_with_warmup
 
 from evoray.training.order import batches, learning_rate_factor, steps_of
 
@@ -39,3 +41,20 @@ def test_the_learning_rate_rises_to_one_and_then_falls_by_equal_steps(share: flo
     assert factors[:rising] == pytest.approx([(step + 1) / (rising + 1) for step in range(rising)])
     assert factors[rising:] == pytest.approx([1 - step / (20 - rising) for step in range(20 - rising)])
     assert min(factors) > 0.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_cosine_schedule_is_that_of_transformers(share: float) -> None:
+    steps = 20
+    rising = round(steps * share)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    # It begins to rise at 0, ours one step further; the decay is the same.
+    reference = get_cosine_schedule_with_warmup(optimizer, rising, steps)
+    expected = []
+    for _ in range(steps):
+        expected.append(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    factors = [learning_rate_factor(step, steps, share, "cosine") for step in range(steps)]
+    assert factors[rising:] == pytest.approx(expected[rising:])
+    assert factors[:rising] == [learning_rate_factor(step, steps, share) for step in range(rising)]

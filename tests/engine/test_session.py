@@ -1,0 +1,38 @@
+"""What a session decides once for all workers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
+from evoray.engine.session import Session, session
+
+
+def of(precision: Literal["float32", "bfloat16"]) -> Session:
+    return Session(workers=1, threads=1, gpus=0, attempts=1, precision=precision, slots=None)
+
+
+@pytest.mark.parametrize("section", [FeatureConfig, TrainingConfig, EvaluationConfig])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_auto_means_one_precision_for_all_workers(
+    section: type[FeatureConfig] | type[TrainingConfig] | type[EvaluationConfig],
+    precision: Literal["float32", "bfloat16"],
+) -> None:
+    assert of(precision).settled(section()) == section(precision=precision)
+
+
+def test_a_precision_that_was_chosen_stays() -> None:
+    chosen = FeatureConfig(precision="float32")
+    assert of("bfloat16").settled(chosen) is chosen
+
+
+@pytest.mark.ray
+def test_auto_follows_the_hardware(ray_session: Session) -> None:
+    capability = torch.cpu.get_capabilities()
+    supported = capability.get("amx_bf16") or capability.get("avx512_bf16")
+    assert ray_session.precision == ("bfloat16" if supported else "float32")
+    with session(ClusterConfig(gpus_per_worker=0.5)) as with_gpus:
+        assert with_gpus.precision == "bfloat16"
