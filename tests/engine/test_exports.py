@@ -18,7 +18,14 @@ from tests.conftest import FinishedRun
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "instruction": "2+2?", "output": "4", "source": "sums", "note": "kept by the user", "evoray_rank": 0},
-    {"id": "b", "instruction": "Größe \u2028 ?", "output": "naïve | <b>", "source": "a|b", "note": "", "evoray_rank": 1},
+    {
+        "id": "b",
+        "instruction": "Größe \u2028 ?",
+        "output": "naïve | <b>",
+        "source": "a|b",
+        "note": "",
+        "evoray_rank": 1,
+    },
 ]
 CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
 
