@@ -93,6 +93,20 @@ def test_factored_inner_products_are_unbiased(shape: tuple[int, int]) -> None:
     assert abs(float(errors.mean())) < 4 * float(errors.std()) / len(errors) ** 0.5 + 1e-12
 
 
+@pytest.mark.parametrize("kind", ["sparse", "kronecker"])
+def test_gradients_of_one_structure_in_many_parameters_keep_the_variance_of_the_jl_law(kind: SketchKind) -> None:
+    names = [f"layer {number}" for number in range(12)]
+    g, h = (torch.outer(normal(8, seed=seed), normal(60, seed=seed + 1)) for seed in (2, 4))
+    pair = torch.stack([g / g.norm(), h / h.norm()]) / len(names) ** 0.5
+    cosine = len(names) * float((pair[0] * pair[1]).sum())
+    errors = []
+    for seed in range(200):
+        sketched = torch.stack([make_sketch(kind, name, (8, 60), 512, seed).apply(pair) for name in names]).sum(0)
+        errors.append(float(sketched[0] @ sketched[1]) - cosine)
+    law = ((1 + cosine**2) / 512) ** 0.5
+    assert torch.tensor(errors).square().mean().sqrt() < 1.15 * law
+
+
 def errors_of(kind: SketchKind, shape: tuple[int, int], dim: int, seeds: int) -> tuple[Tensor, float]:
     """Errors of an inner product over seeds, and the root mean square that the JL law gives it."""
     g = normal(*shape, seed=2)
