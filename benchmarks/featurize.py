@@ -268,8 +268,6 @@ def _run_child(options: argparse.Namespace, name: str, suffix: str, threads: int
 
 def _child(options: argparse.Namespace) -> None:
     """One measuring process: its peak memory on the longest rows, or its rate on the first ones."""
-    import resource
-
     precision = PRECISIONS[options.suffix]
     samples = sorted(samples_of(options), key=lambda sample: -len(sample.ids))
     chosen = samples[::12] if options.child == "rate" else samples[:3] + samples[-24:]
@@ -284,8 +282,13 @@ def _child(options: argparse.Namespace) -> None:
         for batch in batches:
             features(batch)
         seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": peak}))
+    print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": _peak_bytes()}))
+
+
+def _peak_bytes() -> int:
+    """Of this process's own memory. (What `getrusage` says begins with the size of the process that started it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def fidelity(options: argparse.Namespace) -> dict[str, Any]:
