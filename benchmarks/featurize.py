@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from featurize_baselines import DenseProjection, PlainModel, looped, padded_batches, plain_pass
+from sinkhorn_baselines import memory_now
 
 from evoray.config import LoraConfig
 from evoray.features.gradient import GradientFeatures, adapted_layers, per_sample_gradients
@@ -282,13 +283,8 @@ def _child(options: argparse.Namespace) -> None:
         for batch in batches:
             features(batch)
         seconds = time.perf_counter() - began
-    print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": _peak_bytes()}))
-
-
-def _peak_bytes() -> int:
-    """Of this process's own memory. (What `getrusage` says begins with the size of the process that started it.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    peak = memory_now("VmHWM")  # what `getrusage` says begins with the size of the process that started this one
+    print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": peak}))
 
 
 def fidelity(options: argparse.Namespace) -> dict[str, Any]:

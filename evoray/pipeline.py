@@ -33,7 +33,7 @@ from evoray.engine.pools import read_pool
 from evoray.engine.potentials import POTENTIALS, write_potentials
 from evoray.engine.proxy import Checkpoint, cheap_proxy, check_alone, identify_model, ready_proxy
 from evoray.engine.round import STATES, Context, evaluate_round, play_round
-from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
+from evoray.engine.rundir import CONFIG, SELECTED, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles
 from evoray.engine.site import Site
@@ -51,7 +51,7 @@ from evoray.report.markdown import render
 from evoray.report.summary import RunSummary
 from evoray.storage import Storage
 
-SUMMARY, REPORT, SELECTED = "summary.json", "report.md", "selected.parquet"
+SUMMARY, REPORT = "summary.json", "report.md"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import yaml
 
-from evoray.engine.rundir import CONFIG, existing
+from evoray.engine.rundir import CONFIG, SELECTED, existing
 from evoray.errors import ConfigError, PoolError
 from evoray.pool import load_rows
 from evoray.records import MESSAGES_TYPE, Row
@@ -19,7 +19,6 @@ from evoray.report.card import Origin, data_card
 from evoray.storage import Storage
 
 Form = Literal["messages", "parquet", "dataset"]
-SELECTED = "selected.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)

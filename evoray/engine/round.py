@@ -28,7 +28,7 @@ from evoray.engine.journal import Notebook
 from evoray.engine.pools import Pool
 from evoray.engine.potentials import POTENTIALS, Recipe, write_potentials
 from evoray.engine.proxy import Checkpoint, Proxy
-from evoray.engine.rundir import Rounds
+from evoray.engine.rundir import SELECTED, Rounds
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource, units_of
 from evoray.engine.site import Site
 from evoray.engine.stages import Scores, Target, score
@@ -226,7 +226,7 @@ def _select(context: Context, number: int, features: _RoundFeatures | None) -> d
     stored = context.pool.units if features is None else features.pool.units
     units = units_of(stored, picks["tile"].to_pylist())
     digest = write_selected(
-        context.storage, f"{prefix}/selected.parquet", picks, target_ids, number, context.pool.rows, units
+        context.storage, f"{prefix}/{SELECTED}", picks, target_ids, number, context.pool.rows, units
     )
     ids = picks["id"].to_pylist()
     tokens = None if features is None else token_sum(features.whole.store, features.whole.units, ids)
@@ -235,7 +235,7 @@ def _select(context: Context, number: int, features: _RoundFeatures | None) -> d
 
 def _train(context: Context, number: int, arm: str, steps: int | None) -> dict[str, Any]:
     config = context.config
-    file = {"adapter": "selected.parquet", "control": "control.parquet"}[arm]
+    file = {"adapter": SELECTED, "control": "control.parquet"}[arm]
     follows = config.training.start_from == "previous"
     first = number if follows else 1  # from the base, a round trains on all that was chosen so far
     data = tuple(context.storage.location(f"{Rounds.prefix(n)}/{file}") for n in range(first, number + 1))

@@ -19,6 +19,7 @@ from evoray.storage import Storage
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
 _MAY_CHANGE = ("address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb")
