@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from evoray import run
-from evoray.config import RunConfig, apply_override, build_config
+from evoray.config import RunConfig
+from evoray.config_file import apply_override, build_config
 from evoray.engine.session import session
 from evoray.evaluation.intervals import paired_difference_seeds
 from evoray.report.display import Display

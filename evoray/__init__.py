@@ -6,47 +6,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evoray.config import RunConfig, load_config
+    from evoray.config import RunConfig
+    from evoray.config_file import load_config
     from evoray.engine.exports import Exported, export
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
-    from evoray.pipeline import (
-        Featurised,
-        RunResult,
-        Selection,
-        Trained,
-        evaluate,
-        featurize,
-        read_report,
-        run,
-        score,
-        select,
-        status,
-        train,
-    )
+    from evoray.pipeline import RunResult, read_report, run, status
     from evoray.records import Score
+    from evoray.single import Featurised, Selection, Trained, evaluate, featurize, score, select, train
 
 _HOMES = {
     "EvorayError": "evoray.errors",
     "Exported": "evoray.engine.exports",
-    "Featurised": "evoray.pipeline",
+    "Featurised": "evoray.single",
     "RunConfig": "evoray.config",
     "RunResult": "evoray.pipeline",
     "Score": "evoray.records",
     "Scored": "evoray.engine.unseen",
-    "Selection": "evoray.pipeline",
-    "Trained": "evoray.pipeline",
+    "Selection": "evoray.single",
+    "Trained": "evoray.single",
     "UserError": "evoray.errors",
-    "evaluate": "evoray.pipeline",
+    "evaluate": "evoray.single",
     "export": "evoray.engine.exports",
-    "featurize": "evoray.pipeline",
-    "load_config": "evoray.config",
+    "featurize": "evoray.single",
+    "load_config": "evoray.config_file",
     "read_report": "evoray.pipeline",
     "run": "evoray.pipeline",
-    "score": "evoray.pipeline",
-    "select": "evoray.pipeline",
+    "score": "evoray.single",
+    "select": "evoray.single",
     "status": "evoray.pipeline",
-    "train": "evoray.pipeline",
+    "train": "evoray.single",
 }
 
 __all__ = [

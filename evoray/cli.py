@@ -64,7 +64,7 @@ def run(
     anew: Annotated[bool, typer.Option("--anew", help="Delete an earlier run in this folder first.")] = False,
 ) -> None:
     """Run the whole loop of a config; the same command again goes on where it was interrupted."""
-    from evoray.config import load_config
+    from evoray.config_file import load_config
     from evoray.pipeline import run as run_loop
 
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
@@ -86,7 +86,7 @@ def featurize(
     address: Address = None,
 ) -> None:
     """Compute features of a pool into a feature store; resumable."""
-    from evoray.pipeline import featurize as compute
+    from evoray.single import featurize as compute
 
     settings = _sections(
         overrides, address, features={"representation": representation, "dim": dim, "max_tokens": max_tokens}
@@ -118,7 +118,7 @@ def select(
     address: Address = None,
 ) -> None:
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
-    from evoray.pipeline import select as choose
+    from evoray.single import select as choose
 
     settings = _sections(overrides, address, selection={"k": k, "selector": selector})
     result = choose(
@@ -144,7 +144,7 @@ def score(
     address: Address = None,
 ) -> None:
     """Score unseen candidates by the potentials of a selection; writes OUT/scores.parquet, best first."""
-    from evoray.pipeline import score as extend
+    from evoray.single import score as extend
 
     settings = _sections(overrides, address)
     result = extend(
@@ -165,7 +165,7 @@ def train(
     address: Address = None,
 ) -> None:
     """Fine-tune a LoRA adapter with DeepSpeed; it goes to OUT/adapter."""
-    from evoray.pipeline import train as fine_tune
+    from evoray.single import train as fine_tune
 
     settings = _sections(overrides, address)
     result = fine_tune(
@@ -190,7 +190,7 @@ def evaluate(
     import tempfile
     from dataclasses import asdict
 
-    from evoray.pipeline import evaluate as measure
+    from evoray.single import evaluate as measure
 
     settings = _sections(overrides, address)
     with tempfile.TemporaryDirectory(prefix="evoray-scores-") as scratch:
@@ -240,7 +240,7 @@ def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a ru
 
 def _sections(overrides: list[str] | None, address: str | None, **flags: dict[str, Any]) -> Any:
     """Config sections for a single stage: defaults, then flags, then `--set`."""
-    from evoray.config import apply_override, build_config
+    from evoray.config_file import apply_override, build_config
 
     data: dict[str, Any] = {"pool": "-", "target": "-", "rounds": 1, **flags}
     for text in overrides or []:

@@ -1,6 +1,6 @@
-"""The configuration of a run: one YAML file, frozen and strict.
+"""The configuration of a run: frozen and strict sections. `config_file` reads them.
 
-An unknown key is an error that names the nearest key. Every field carries its unit and its default;
+Every field carries its unit and its default;
 docs/methods.md gives their reasons. The same file runs on a laptop and on a
 cluster: only `cluster.address` (or `--address`) differs.
 """
@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evoray.errors import ConfigError
 
@@ -24,6 +20,7 @@ Preconditioning = Literal["none", "adam", "less"]
 SketchKind = Literal["sparse", "rademacher", "kronecker"]
 
 SELECTORS = ("evoselect", "random", "all")
+SCORERS = ("auto", "loss", "choice", "exact_match")
 
 
 class _Section(BaseModel):
@@ -198,21 +195,44 @@ class SelectionConfig(_Section):
         return self
 
 
+class EarlyStopConfig(_Section):
+    """Look at the validate loss on the way, keep the best weights seen, and stop when nothing gets better."""
+
+    every: int = Field(10, ge=1)  # steps between two looks
+    patience: int = Field(3, ge=1)  # looks in a row without a better loss
+
+
 class TrainingConfig(_Section):
     """One round's fine-tuning: Ray Train launching DeepSpeed."""
 
+    weights: Literal["lora", "full"] = "lora"  # what is trained: an adapter, or the model's own weights
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(8, ge=1)  # rows of one optimiser step over all workers
-    micro_batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass of one worker
+    micro_batch_tokens: int = Field(512, ge=8)  # tokens in one pass of one worker; a step accumulates over its passes
+    packing: bool = True  # several rows in one sequence, without padding, where the model allows it
     learning_rate: float = Field(5e-4, gt=0)
     warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
     schedule: Literal["linear", "cosine"] = "linear"  # how the learning rate falls to zero after that
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     zero_stage: Literal[1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"  # from GPU to host memory: Adam's state, or weights as well
     workers: int = Field(2, ge=1)
     precision: Precision = "auto"
+    checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; None: none is written
+    early_stop: EarlyStopConfig | None = None
     start_from: Literal["base", "previous"] = Field("previous", alias="from")  # of rounds after the first
+    on_harm: Literal["flag", "roll_back"] = "flag"  # a round that made the model worse on validate: go on from the best
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ConfigError(
+                f"training.offload: all with training.zero_stage: {self.zero_stage}",
+                "zero_stage 3: only it spreads weights, and can move them to the host",
+                "set training.zero_stage: 3, or training.offload: optimizer",
+            )
+        return self
 
 
 class EvaluationConfig(_Section):
@@ -221,7 +241,22 @@ class EvaluationConfig(_Section):
     precision: Precision = "auto"
     batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
     list_options: bool = False  # whether the prompt lists the options of a multiple-choice row
+    scorer: str = "auto"  # auto (choice where rows have choices), loss, choice, exact_match, or package.module:function
+    extract: str | dict[str, str] = "whole"  # how the answer is cut out of generated text: one rule, or one a subtask
+    max_new_tokens: int = Field(64, ge=1)  # of a generated answer
     control: bool = True  # also train on random rows of the same tokens and steps, for comparison
+
+    @model_validator(mode="after")
+    def _known_scorer(self) -> EvaluationConfig:
+        module, colon, function = self.scorer.partition(":")
+        named = all(part.isidentifier() for part in (*module.split("."), function)) if colon else False
+        if self.scorer not in SCORERS and not named:
+            raise ConfigError(
+                f"evaluation.scorer: {self.scorer!r}",
+                f"one of {', '.join(SCORERS)}, or a function of yours as package.module:function",
+                "correct the name",
+            )
+        return self
 
 
 class ClusterConfig(_Section):
@@ -295,102 +330,3 @@ def check_selector(name: str) -> None:
         near = difflib.get_close_matches(name, SELECTORS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
         raise ConfigError(f"selection.selector: {name!r}", f"one of {', '.join(SELECTORS)}", hint)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> RunConfig:
-    """Read a YAML config; `overrides` are `section.key=value` strings, `values` top-level keys.
-
-    Relative `pool`, `target`, `labels` and local models are taken from the config's own folder.
-    Raises ConfigError for a missing or broken file, unknown keys and values out of range.
-    """
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no file {path}", "a YAML config", "check the path") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}", "a readable YAML config", "mend the file") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: {type(data).__name__}", "a mapping of keys", "see the README's example")
-    _resolve_paths(data, path.absolute().parent)
-    for text in overrides:
-        apply_override(data, text)
-    data.update({key: value for key, value in values.items() if value is not None})
-    return build_config(data)
-
-
-def build_config(data: Mapping[str, Any]) -> RunConfig:
-    """Validate a mapping. Raises ConfigError that names the key, what it held and the nearest key."""
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _explain(first["loc"], first["type"], first["msg"], first.get("input")) from error
-
-
-def apply_override(data: dict[str, Any], text: str) -> None:
-    """Set one `section.key=value` in a nested mapping; the value is read as YAML."""
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {text}", "key=value, for example selection.k=200", "write the key and its value")
-    *parents, last = key.strip().split(".")
-    node = data
-    for name in parents:
-        child = node.setdefault(name, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {text}: {name} is no section", "a section's key", "check the key")
-        node = child
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: {error}", "a YAML value", "quote the value") from error
-
-
-def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    def resolve(value: Any) -> Any:
-        if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
-            return value
-        return str(folder / Path(value).expanduser())
-
-    for key in ("pool", "target", "labels"):
-        value = data.get(key)
-        data.update({key: [resolve(item) for item in value] if isinstance(value, list) else resolve(value)})
-        if data[key] is None:
-            del data[key]
-    # A model is a hub id unless a folder of that name stands beside the config.
-    if isinstance(data.get("model"), str) and (folder / data["model"]).is_dir():
-        data["model"] = str(folder / data["model"])
-
-
-def _explain(location: tuple[int | str, ...], kind: str, message: str, value: Any) -> ConfigError:
-    key = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else "remove the key"
-        return ConfigError(f"unknown config key {key!r}", f"one of {', '.join(known)}", remedy)
-    if kind == "missing":
-        return ConfigError(f"no config key {key!r}", "a value for it", f"add {key}: ... to the config")
-    return ConfigError(f"{key} = {value!r}", message, "change the value in the config or with --set")
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        fields = section.model_fields
-        annotation = fields[str(part)].annotation if str(part) in fields else RunConfig
-        choices = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
-        section = choices[0]  # of a section that may be left out
-    return sorted(field.alias or name for name, field in section.model_fields.items())
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys whose values differ, as lines `key: old -> new`."""
-    lines: list[str] = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += difference(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return lines

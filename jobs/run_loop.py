@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from evoray.cli import run_program, show_result
-from evoray.config import load_config
+from evoray.config_file import load_config
 from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.report.display import Display

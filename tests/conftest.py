@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evoray.config import ClusterConfig, load_config
+from evoray.config import ClusterConfig
+from evoray.config_file import load_config
 from evoray.engine.session import Session, session
 from evoray.pipeline import RunResult, run
 from tests.commands import Command

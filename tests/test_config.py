@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from evoray.config import RunConfig, apply_override, build_config, check_metric, difference, load_config
+from evoray.config import RunConfig, check_metric
+from evoray.config_file import apply_override, build_config, difference, load_config
 from evoray.errors import ConfigError
 
 MINIMAL = {"pool": "p", "target": "t"}

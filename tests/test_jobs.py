@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evoray.config import load_config
+from evoray.config_file import load_config
 from evoray.errors import ConfigError
 from tests.source_tree import ROOT
 

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from evoray.config import ClusterConfig, load_config
+from evoray.config import ClusterConfig
+from evoray.config_file import load_config
 from evoray.engine.round import STATES
-from evoray.pipeline import run, select
+from evoray.pipeline import run
+from evoray.single import select
 from tests.conftest import FinishedRun
 from tests.processes import alive, ended, marked
 from tests.tiny_run import FLAWS, ROUNDS, outcome, pool_features, results, unit_files, write_run_config

@@ -68,9 +68,9 @@ CONFIG_KEYS = {
     "preconditioning precision batch_tokens cascade warmup seed refresh",
     "reading": "unit_rows max_quarantined max_chars",
     "selection": "selector k energy lambda r eps rho solver eta steps tolerance shares max_share shards cache_mb",
-    "training": "epochs batch_size micro_batch_tokens learning_rate warmup_share schedule weight_decay max_grad_norm "
-    "zero_stage workers precision from",
-    "evaluation": "precision batch_tokens list_options control",
+    "training": "weights epochs batch_size micro_batch_tokens packing learning_rate warmup_share schedule weight_decay "
+    "max_grad_norm zero_stage offload workers precision checkpoint_steps early_stop from on_harm",
+    "evaluation": "precision batch_tokens list_options scorer extract max_new_tokens control",
     "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
 }
 
@@ -140,7 +140,10 @@ def test_every_command_and_option_explains_itself(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("modules", "heavy"),
-    [("evoray, evoray.cli", {"ray", "torch", "transformers"}), ("evoray.pipeline", {"torch", "transformers"})],
+    [
+        ("evoray, evoray.cli", {"ray", "torch", "transformers"}),
+        ("evoray.pipeline, evoray.single", {"torch", "transformers"}),
+    ],
     ids=["package", "driver"],
 )
 def test_imports_stay_light(modules: str, heavy: set[str]) -> None:

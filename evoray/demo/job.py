@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evoray.config import RunConfig, build_config
+from evoray.config import RunConfig
+from evoray.config_file import build_config
 from evoray.demo.dataset import write_demo
 
 _SEED = 0

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from evoray.config import RunConfig, difference
+from evoray.config import RunConfig
+from evoray.config_file import difference
 from evoray.engine.events import Events
 from evoray.errors import ConfigError
 from evoray.storage import Storage

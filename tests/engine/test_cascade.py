@@ -13,7 +13,7 @@ import pytest
 from evoray import select
 from evoray.config import ClusterConfig, FeatureConfig, LoraConfig, PoolConfig, SelectionConfig
 from evoray.engine.session import Session
-from evoray.pipeline import Selection
+from evoray.single import Selection
 from evoray.storage import Storage, UnitStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

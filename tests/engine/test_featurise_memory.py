@@ -17,7 +17,7 @@ _DRIVER = """
 import json, sys
 from evoray.config import ClusterConfig, FeatureConfig, LoraConfig, PoolConfig
 from evoray.engine.session import session
-from evoray.pipeline import featurize
+from evoray.single import featurize
 from tests.processes import MemoryGrowth
 
 folder, model = sys.argv[1:3]

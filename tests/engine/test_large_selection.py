@@ -20,7 +20,7 @@ _DRIVER = """
 import json, sys
 from evoray.config import ClusterConfig, SelectionConfig
 from evoray.engine.session import session
-from evoray.pipeline import select
+from evoray.single import select
 from tests.processes import MemoryGrowth
 
 folder = sys.argv[1]

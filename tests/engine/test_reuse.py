@@ -10,7 +10,7 @@ import pytest
 from evoray import featurize
 from evoray.config import ClusterConfig, FeatureConfig, LoraConfig, PoolConfig
 from evoray.engine.session import Session
-from evoray.pipeline import Featurised
+from evoray.single import Featurised
 from evoray.storage import Storage, UnitStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

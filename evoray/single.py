@@ -1,0 +1,275 @@
+"""Each stage of the flow on its own: featurise, select, score, train, evaluate.
+
+All write below `out` and go on where the same call was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoray.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    FeatureConfig,
+    LoraConfig,
+    PoolConfig,
+    SelectionConfig,
+    TrainingConfig,
+    check_metric,
+    check_selector,
+)
+from evoray.engine.choose import Choice, check_picks, choose, picks_table, write_selected
+from evoray.engine.events import Display, Events
+from evoray.engine.featurise import featurise
+from evoray.engine.goals import Aim, external_aim, gradient_aim
+from evoray.engine.journal import Notebook
+from evoray.engine.lock import run_lock
+from evoray.engine.pools import read_pool
+from evoray.engine.potentials import POTENTIALS, write_potentials
+from evoray.engine.proxy import Checkpoint, check_alone, identify_model, ready_proxy
+from evoray.engine.rundir import SELECTED
+from evoray.engine.session import session
+from evoray.engine.shards import PoolTiles
+from evoray.engine.site import Site
+from evoray.engine.stages import open_target
+from evoray.engine.stages import score as score_rows
+from evoray.engine.trainer import TrainJob
+from evoray.engine.trainer import train as train_job
+from evoray.engine.unseen import Scored, Unseen, score_unseen
+from evoray.errors import ConfigError
+from evoray.evaluation.intervals import summarise
+from evoray.models.folder import Folder
+from evoray.records import Score
+from evoray.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A written selection."""
+
+    path: str  # of selected.parquet
+    ids: tuple[str, ...]  # best first
+    facts: Mapping[str, Any]  # lambda, r, certificate, Vendi scores ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Featurised:
+    """Features of a pool in a feature store."""
+
+    path: str  # what `--features` takes
+    rows: int
+    quarantined: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained adapter."""
+
+    path: str  # adapter directory
+    facts: Mapping[str, Any]  # rows, steps, tokens, first and last loss
+
+
+def featurize(
+    pool: str | Sequence[str],
+    model: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    features: FeatureConfig | None = None,
+    lora: LoraConfig | None = None,
+    reading: PoolConfig | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Featurised:
+    """Features of a pool, in a feature store below `out`; resumable.
+
+    Raises ConfigError for what needs pool and target together: centring, `less`, a cascade, and moments to estimate.
+    """
+    settings = _with_adapter(features, adapter)
+    check_alone(settings)
+    model, seed = settings.model or model, seed if settings.seed is None else settings.seed
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        identity = identify_model(model, site.events)
+        read = read_pool(pool, reading or PoolConfig(), site)
+        proxy = ready_proxy(model, identity, settings, lora or LoraConfig(), seed, read, site)
+        found = featurise({"pool": read.source}, proxy, settings, seed, site)["pool"]
+    commits = found.store.commits().values()
+    return Featurised(
+        path=storage.location(found.store.prefix),
+        rows=sum(commit.rows for commit in commits),
+        quarantined=read.quarantined + sum(int(commit.facts["quarantined"]) for commit in commits),
+    )
+
+
+def select(
+    pool: str | Sequence[str] | None,
+    target: str | None,
+    model: str | None,
+    k: int,
+    out: str,
+    *,
+    selector: str = "evoselect",
+    adapter: str | None = None,
+    features_path: str | None = None,
+    target_features_path: str | None = None,
+    features: FeatureConfig | None = None,
+    lora: LoraConfig | None = None,
+    selection: SelectionConfig | None = None,
+    reading: PoolConfig | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Selection:
+    """Choose K rows of a pool for a target; writes `selected.parquet`, `potentials.parquet` and `selection.json`.
+
+    With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
+    """
+    check_selector(selector)
+    settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
+    gradients = _with_adapter(features, adapter)
+    check_metric(gradients, settings)
+    model, reading = gradients.model or model, reading or PoolConfig()
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        needs_model = features_path is None and selector == "evoselect"
+        identity = identify_model(_needed(model, "--model"), site.events) if needs_model else ""
+        read = None if pool is None else read_pool(pool, reading, site)
+        if read is not None and features_path is None and selector != "all":
+            check_picks(k, 1, read.usable)
+        if features_path is not None:
+            aims = selector == "evoselect"
+            target_features = _needed(target_features_path, "--target-features") if aims else None
+            aim = external_aim(features_path, target_features, seed)
+        elif selector in ("random", "all"):
+            aim = Aim(source=PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units))
+        else:
+            aim = gradient_aim(
+                _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
+                identity, k, gradients, lora or LoraConfig(), seed, site, reading.max_chars,
+            )  # fmt: skip
+        with site.events.stage("align and select", 1) as stage:
+            notebook = Notebook(storage=storage, prefix="solver")
+            choice = choose(aim.source, aim.goal, settings, seed, workers, stage.share, notebook=notebook)
+        units = () if read is None else read.units
+        rows = None if read is None else read.rows
+        write_selected(storage, SELECTED, picks_table(choice.picks), aim.target_ids, 1, rows, units)
+        write_potentials(storage, POTENTIALS, aim.target_ids, aim.goal, choice.facts, aim.recipe)
+        storage.write_json("selection.json", dict(choice.facts))
+        notebook.clear()
+    return _selection(storage, choice)
+
+
+def score(
+    potentials: str,
+    pool: str | Sequence[str] | None,
+    out: str,
+    *,
+    features_path: str | None = None,
+    reading: PoolConfig | None = None,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Scored:
+    """Score unseen candidates by the potentials of a selection or a run, without a solve; writes `scores.parquet`.
+
+    `potentials`: the file, the folder of a selection, or a run directory. The pool is featurised as it was there; with
+    `features_path` (a feature store or any Parquet file with columns id and feature) no pool and no model is needed.
+    """
+    unseen = Unseen.of(potentials, pool, features_path, reading or PoolConfig())
+    storage = Storage(out)
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        return score_unseen(unseen, Site(storage=storage, session=workers, events=Events(storage, display)))
+
+
+def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> FeatureConfig:
+    settings = features or FeatureConfig()
+    return settings if adapter is None else settings.model_copy(update={"adapter": adapter, "adapter_weights": None})
+
+
+def _selection(storage: Storage, choice: Choice) -> Selection:
+    ids = tuple(pick.id for pick in choice.picks)
+    return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts)
+
+
+def _needed(value: Any, flag: str) -> Any:
+    if value is None:
+        raise ConfigError(
+            f"no {flag}",
+            "--pool, --target and --model, or --features and --target-features that were computed before",
+            f"add {flag}",
+        )
+    return value
+
+
+def train(
+    data: str | Sequence[str],
+    model: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    training: TrainingConfig | None = None,
+    lora: LoraConfig | None = None,
+    reading: PoolConfig | None = None,
+    max_tokens: int = 512,
+    steps: int | None = None,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Trained:
+    """Fine-tune on all rows of `data`; the adapter goes to `out/adapter`."""
+    storage = Storage(out)
+    folder = Folder(storage=storage, prefix="adapter")
+    with run_lock(storage), session(cluster or ClusterConfig()) as workers:
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        identify_model(model, site.events)
+        settings = reading or PoolConfig()
+        read_pool(data, settings, site)  # refuses unusable data before workers start
+        job = TrainJob(
+            data=data if isinstance(data, str) else tuple(data),
+            model=model,
+            start=None if adapter is None else Folder.at(adapter),
+            out=folder,
+            lora=lora or LoraConfig(),
+            config=training or TrainingConfig(),
+            max_tokens=max_tokens,
+            max_chars=settings.max_chars,
+            steps=steps,
+            seed=seed,
+            threads=workers.threads,
+        )
+        with site.events.stage("train", 0) as stage:
+            facts = train_job(job, workers, stage)
+    return Trained(path=storage.location(folder.prefix), facts=facts)
+
+
+def evaluate(
+    model: str,
+    target: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    split: str = "validate",
+    evaluation: EvaluationConfig | None = None,
+    max_tokens: int = 512,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Score:
+    """Loss and accuracy of a model (with an adapter) on a split of a target, with 95% intervals.
+
+    `out`: where scores of single rows are kept; equal requests are answered from there.
+    """
+    storage = Storage(out)
+    settings = evaluation or EvaluationConfig()
+    with session(cluster or ClusterConfig()) as workers:
+        site = Site(storage=storage, session=workers, events=Events(storage, display))
+        rows = open_target(target, split, seed, 64, site, settings.list_options)  # type: ignore[arg-type]
+        folder = None if adapter is None else Folder.at(adapter)
+        checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
+        (scores,) = score_rows({model: checkpoint}, rows, settings, max_tokens, site).values()
+    return summarise(scores.loss, scores.correct)
