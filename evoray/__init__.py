@@ -9,16 +9,20 @@ if TYPE_CHECKING:
     from evoray.config import RunConfig
     from evoray.config_file import load_config
     from evoray.engine.exports import Exported, export
+    from evoray.engine.serving import ExportedModel, export_model
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.pipeline import RunResult, read_report, run, status
-    from evoray.records import Score
-    from evoray.single import Featurised, Selection, Trained, evaluate, featurize, score, select, train
+    from evoray.records import Comparison, Row, Score
+    from evoray.single import Featurised, Selection, Trained, compare, evaluate, featurize, score, select, train
 
 _HOMES = {
+    "Comparison": "evoray.records",
     "EvorayError": "evoray.errors",
     "Exported": "evoray.engine.exports",
+    "ExportedModel": "evoray.engine.serving",
     "Featurised": "evoray.single",
+    "Row": "evoray.records",
     "RunConfig": "evoray.config",
     "RunResult": "evoray.pipeline",
     "Score": "evoray.records",
@@ -26,8 +30,10 @@ _HOMES = {
     "Selection": "evoray.single",
     "Trained": "evoray.single",
     "UserError": "evoray.errors",
+    "compare": "evoray.single",
     "evaluate": "evoray.single",
     "export": "evoray.engine.exports",
+    "export_model": "evoray.engine.serving",
     "featurize": "evoray.single",
     "load_config": "evoray.config_file",
     "read_report": "evoray.pipeline",
@@ -39,9 +45,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "EvorayError",
     "Exported",
+    "ExportedModel",
     "Featurised",
+    "Row",
     "RunConfig",
     "RunResult",
     "Score",
@@ -49,8 +58,10 @@ __all__ = [
     "Selection",
     "Trained",
     "UserError",
+    "compare",
     "evaluate",
     "export",
+    "export_model",
     "featurize",
     "load_config",
     "read_report",

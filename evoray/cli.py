@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,11 @@ Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or
 Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+EvaluatedSplit = Annotated[str, typer.Option("--split", help="validate or test.")]
+ResultFile = Annotated[Path | None, typer.Option("--out", help="JSON file for the result.")]
+ScoresFolder = Annotated[
+    str | None, typer.Option("--scores", help="Folder for what single rows score; equal requests are answered from it.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A config key and its value: selection.k=200.")]
 
 
@@ -160,19 +166,23 @@ def train(
     model: Model,
     out: Out,
     adapter: Adapter = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Task whose validate rows training.early_stop looks at.")
+    ] = None,
     seed: Seed = 0,
     overrides: Set = None,
     address: Address = None,
 ) -> None:
-    """Fine-tune a LoRA adapter with DeepSpeed; it goes to OUT/adapter."""
+    """Fine-tune with DeepSpeed: a LoRA adapter (OUT/adapter), or with training.weights=full a model (OUT/model)."""
     from evoray.single import train as fine_tune
 
     settings = _sections(overrides, address)
     result = fine_tune(
-        data, model, out, adapter=adapter, training=settings.training, lora=settings.lora, reading=settings.reading,
-        max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
+        data, model, out, adapter=adapter, target=target, training=settings.training, lora=settings.lora,
+        reading=settings.reading, max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster,
+        display=_display(),
     )  # fmt: skip
-    _print({"adapter": result.path, **result.facts})
+    _print({Path(result.path).name: result.path, **result.facts})
 
 
 @app.command()
@@ -180,44 +190,77 @@ def evaluate(
     model: Model,
     target: Target,
     adapter: Adapter = None,
-    split: Annotated[str, typer.Option("--split", help="validate or test.")] = "validate",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the result.")] = None,
+    split: EvaluatedSplit = "validate",
+    out: ResultFile = None,
+    scores: ScoresFolder = None,
     seed: Seed = 0,
     overrides: Set = None,
     address: Address = None,
 ) -> None:
     """Loss and accuracy of a model on a target, with 95% intervals."""
-    import tempfile
     from dataclasses import asdict
 
     from evoray.single import evaluate as measure
 
     settings = _sections(overrides, address)
-    with tempfile.TemporaryDirectory(prefix="evoray-scores-") as scratch:
+    with _kept_in(scores) as folder:
         score = measure(
-            model, target, scratch, adapter=adapter, split=split, evaluation=settings.evaluation,
+            model, target, folder, adapter=adapter, split=split, evaluation=settings.evaluation,
             max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
         )  # fmt: skip
-    facts = {"model": model, "adapter": adapter, "target": target, "split": split, **asdict(score)}
-    _print(facts)  # first: what was measured is not lost where the file cannot be written
-    if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--out {out}: {error}", "a file that can be written", "choose another path") from error
+    _result({"model": model, "adapter": adapter, "target": target, "split": split, **asdict(score)}, out)
+
+
+@app.command()
+def compare(
+    target: Target,
+    model: Model,
+    adapter: Adapter = None,
+    against_model: Annotated[str | None, typer.Option("--against-model", help="The other model; the same.")] = None,
+    against_adapter: Annotated[str | None, typer.Option("--against-adapter", help="Its LoRA adapter; none.")] = None,
+    split: EvaluatedSplit = "validate",
+    out: ResultFile = None,
+    scores: ScoresFolder = None,
+    seed: Seed = 0,
+    overrides: Set = None,
+    address: Address = None,
+) -> None:
+    """Loss and accuracy of two models on the same rows, and their paired differences with 95% intervals."""
+    from dataclasses import asdict
+
+    from evoray.single import compare as measure
+
+    settings = _sections(overrides, address)
+    with _kept_in(scores) as folder:
+        comparison = measure(
+            target, model, folder, adapter=adapter, against_model=against_model, against_adapter=against_adapter,
+            split=split, evaluation=settings.evaluation, max_tokens=settings.features.max_tokens, seed=seed,
+            cluster=settings.cluster, display=_display(),
+        )  # fmt: skip
+    facts = asdict(comparison)
+    facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
+    facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
+    _result({"target": target, "split": split, **facts}, out)
 
 
 @app.command()
 def export(
     source: Annotated[str, typer.Argument(help="Run directory, folder of a selection, or a file of rows.")],
     out: Out,
-    form: Annotated[str, typer.Option("--form", help="messages (JSON lines), parquet, or dataset.")] = "messages",
+    form: Annotated[
+        str, typer.Option("--form", help="Rows: messages (JSON lines), parquet, dataset. What was trained: model.")
+    ] = "messages",
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of the run to take; all.", min=1)] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of --form model: the base, where not known.")] = None,
 ) -> None:
-    """Write chosen rows for other trainers: as messages, Parquet, or a Hugging Face dataset with its card."""
+    """Write chosen rows for other trainers (messages, Parquet, a dataset with its card), or the model for serving."""
     from evoray.engine.exports import export as write
+    from evoray.engine.serving import export_model
 
+    if form == "model":
+        merged = export_model(source, out, model=model)
+        _print({"exported": merged.path, "model": merged.model, "trained": merged.trained})
+        return
     result = write(source, out, form=form, rounds=rounds)
     _print({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
 
@@ -248,6 +291,24 @@ def _sections(overrides: list[str] | None, address: str | None, **flags: dict[st
     if address:
         apply_override(data, f"cluster.address={address}")
     return build_config(data)
+
+
+def _kept_in(scores: str | None) -> AbstractContextManager[str]:
+    """The folder of scores, or one that is deleted."""
+    import tempfile
+
+    return nullcontext(scores) if scores else tempfile.TemporaryDirectory(prefix="evoray-scores-")
+
+
+def _result(facts: dict[str, Any], out: Path | None) -> None:
+    """Print a result and write it: printed first, since what was measured is not lost where the file fails."""
+    _print(facts)
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {out}: {error}", "a file that can be written", "choose another path") from error
 
 
 def _display() -> Any:

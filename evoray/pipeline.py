@@ -14,19 +14,22 @@ from evoray.config import (
     RunConfig,
     check_metric,
 )
+from evoray.engine.arms import ARMS, best_round, evaluate_arms
 from evoray.engine.choose import check_picks
+from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
-from evoray.engine.round import STATES, Context, evaluate_round, play_round
+from evoray.engine.round import STATES, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
-from evoray.engine.summary import best_round, keep_best, summarise_run
+from evoray.engine.summary import summarise_run
 from evoray.errors import ConfigError
+from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
 from evoray.report.markdown import render
 from evoray.report.summary import RunSummary
@@ -52,6 +55,7 @@ def run(
     Raises UserError's children for wrong input, StageError where a stage cannot finish.
     """
     check_metric(config.features, config.selection)
+    Scoring.of(config.evaluation)  # what is wrong with it is said before anything starts
     storage = Storage(config.out)
     with run_lock(storage):
         if anew:
@@ -61,11 +65,10 @@ def run(
             store = storage if config.store is None else Storage(config.store)
             site = Site(storage=store, session=workers, events=Events(storage, display))
             context = _prepare(config, storage, site)
-            untrained = context.rounds.step(0, "evaluated", lambda: evaluate_round(context, 0, "adapter"))
+            context.rounds.step(0, "evaluated", lambda: evaluate_arms(context, 0, ARMS[:1]))
             for number in range(1, config.rounds + 1):
                 play_round(context, number)
-            best = best_round(context, untrained)
-            keep_best(context, best)
+            best = best_round(context, config.rounds)
             summary = summarise_run(context, best, command)
             storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)  # stages keep their order
             storage.write(REPORT, render(summary).encode())
@@ -99,6 +102,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "proxy": proxy_identity,
             "adapters": ready,
             "cascade": None if cheap is None else cheap.identity,
+            "scorer": Scoring.of(config.evaluation).identity(),
             "seed": config.seed,
         },
     )

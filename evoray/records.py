@@ -43,6 +43,11 @@ class Row:
     weight: float = 1.0
     subtask: str | None = None
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to answer: a row of assistant turns alone is raw text."""
+        return any(message.role != "assistant" for message in self.messages)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:
@@ -105,8 +110,24 @@ class Score:
     loss: float
     loss_low: float  # 95% bootstrap interval
     loss_high: float
-    accuracy: float | None  # None where the target has no choices
+    accuracy: float | None  # mean verdict, from 0 to 1; None where no row has one
     accuracy_low: float | None
     accuracy_high: float | None
     rows: int
     facts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same rows. Differences are model - against, paired by row, with 95% bootstrap intervals."""
+
+    model: Score
+    against: Score
+    loss: float
+    loss_low: float
+    loss_high: float
+    accuracy: float | None  # None where no row has a verdict on both
+    accuracy_low: float | None
+    accuracy_high: float | None
+    rows: int  # with a loss under both
+    verdicts: int  # rows with a verdict on both

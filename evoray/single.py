@@ -1,4 +1,4 @@
-"""Each stage of the flow on its own: featurise, select, score, train, evaluate.
+"""Each stage of the flow on its own: featurise, select, score, train, evaluate, compare.
 
 All write below `out` and go on where the same call was interrupted.
 """
@@ -33,15 +33,16 @@ from evoray.engine.rundir import SELECTED
 from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles
 from evoray.engine.site import Site
-from evoray.engine.stages import open_target
+from evoray.engine.stages import Scores, open_target
 from evoray.engine.stages import score as score_rows
 from evoray.engine.trainer import TrainJob
-from evoray.engine.trainer import train as train_job
+from evoray.engine.trainer import train as train_jobs
 from evoray.engine.unseen import Scored, Unseen, score_unseen
 from evoray.errors import ConfigError
-from evoray.evaluation.intervals import summarise
+from evoray.evaluation.intervals import compare_scores, summarise
+from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
-from evoray.records import Score
+from evoray.records import Comparison, Score
 from evoray.storage import Storage
 
 
@@ -212,6 +213,7 @@ def train(
     out: str,
     *,
     adapter: str | None = None,
+    target: str | None = None,
     training: TrainingConfig | None = None,
     lora: LoraConfig | None = None,
     reading: PoolConfig | None = None,
@@ -221,30 +223,43 @@ def train(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Trained:
-    """Fine-tune on all rows of `data`; the adapter goes to `out/adapter`."""
+    """Fine-tune on all rows of `data`; what was trained goes to `out/adapter` (of all weights: to `out/model`).
+
+    The same call again goes on from the last checkpoint. `target`: its validate rows are what early stopping looks at.
+    """
+    settings, reading = training or TrainingConfig(), reading or PoolConfig()
     storage = Storage(out)
-    folder = Folder(storage=storage, prefix="adapter")
+    name = "model" if settings.weights == "full" else "adapter"
+    start = None if adapter is None else Folder.at(adapter)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        identify_model(model, site.events)
-        settings = reading or PoolConfig()
-        read_pool(data, settings, site)  # refuses unusable data before workers start
+        identity = identify_model(model, site.events)
+        pool = read_pool(data, reading, site)  # refuses unusable data before workers start
+        looks = settings.early_stop is not None and target is not None
+        validate = open_target(_needed(target, "--target"), "validate", seed, 64, site).source if looks else None
         job = TrainJob(
+            name=name,
             data=data if isinstance(data, str) else tuple(data),
             model=model,
-            start=None if adapter is None else Folder.at(adapter),
-            out=folder,
+            start=start,
+            out=Folder(storage=storage, prefix=name),
+            inputs={
+                "data": pool.fingerprint,
+                "model": identity,
+                "start": None if start is None else start.fingerprint(),
+                "validate": None if validate is None else validate.identity,
+            },
             lora=lora or LoraConfig(),
-            config=training or TrainingConfig(),
+            config=settings,
             max_tokens=max_tokens,
-            max_chars=settings.max_chars,
+            max_chars=reading.max_chars,
             steps=steps,
             seed=seed,
             threads=workers.threads,
+            validate=validate,
         )
-        with site.events.stage("train", 0) as stage:
-            facts = train_job(job, workers, stage)
-    return Trained(path=storage.location(folder.prefix), facts=facts)
+        (facts,) = train_jobs([job], workers, site.events)
+    return Trained(path=storage.location(name), facts=facts)
 
 
 def evaluate(
@@ -264,12 +279,62 @@ def evaluate(
 
     `out`: where scores of single rows are kept; equal requests are answered from there.
     """
-    storage = Storage(out)
-    settings = evaluation or EvaluationConfig()
+    (scores,) = _score([(model, adapter)], target, out, split, evaluation, max_tokens, seed, cluster, display)
+    return summarise(scores.loss, scores.correct)
+
+
+def compare(
+    target: str,
+    model: str,
+    out: str,
+    *,
+    adapter: str | None = None,
+    against_model: str | None = None,
+    against_adapter: str | None = None,
+    split: str = "validate",
+    evaluation: EvaluationConfig | None = None,
+    max_tokens: int = 512,
+    seed: int = 0,
+    cluster: ClusterConfig | None = None,
+    display: Display | None = None,
+) -> Comparison:
+    """What two models score on the same rows of a target, and how far apart they are: model - against, row by row.
+
+    `against_model`: None is the same model, so that an adapter is compared with the model that it was trained on.
+    `out`: as for `evaluate`. Raises ConfigError where both are one and the same.
+    """
+    both = [(model, adapter), (against_model or model, against_adapter)]
+    if both[0] == both[1]:
+        raise ConfigError(
+            f"model {model} with {f'adapter {adapter}' if adapter else 'no adapter'} on both sides",
+            "two models, or one with two adapters (or one and none)",
+            "give --adapter, --against-adapter or --against-model",
+        )
+    scores, against = _score(both, target, out, split, evaluation, max_tokens, seed, cluster, display)
+    return compare_scores(scores.loss, scores.correct, against.loss, against.correct)
+
+
+def _score(
+    models: Sequence[tuple[str, str | None]],
+    target: str,
+    out: str,
+    split: str,
+    evaluation: EvaluationConfig | None,
+    max_tokens: int,
+    seed: int,
+    cluster: ClusterConfig | None,
+    display: Display | None,
+) -> list[Scores]:
+    """Scores of models, each with its adapter or none, on one split."""
+    storage, settings = Storage(out), evaluation or EvaluationConfig()
+    Scoring.of(settings)  # what is wrong with it is said before anything starts
+    folders = [None if adapter is None else Folder.at(adapter) for _, adapter in models]
     with session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         rows = open_target(target, split, seed, 64, site, settings.list_options)  # type: ignore[arg-type]
-        folder = None if adapter is None else Folder.at(adapter)
-        checkpoint = Checkpoint.of(model, identify_model(model, site.events), folder)
-        (scores,) = score_rows({model: checkpoint}, rows, settings, max_tokens, site).values()
-    return summarise(scores.loss, scores.correct)
+        names = {model: identify_model(model, site.events) for model in dict.fromkeys(model for model, _ in models)}
+        checkpoints = {
+            f"{model} with {adapter}" if adapter else model: Checkpoint.of(model, names[model], folder)
+            for (model, adapter), folder in zip(models, folders, strict=True)
+        }
+        return list(score_rows(checkpoints, rows, settings, max_tokens, site).values())

@@ -14,6 +14,7 @@ from evoray.config_file import load_config
 from evoray.engine.session import Session, session
 from evoray.pipeline import RunResult, run
 from tests.commands import Command
+from tests.file_watch import Opened
 from tests.tiny import build_tiny_model
 from tests.tiny_run import write_flawed_task, write_run_config
 from tests.tiny_task import write_task
@@ -54,6 +55,7 @@ class FinishedRun:
     config: Path
     out: Path
     result: RunResult
+    test_opened: list[float]  # times at which the file of test rows was opened
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +64,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path,
     task = write_flawed_task(tmp_path_factory.mktemp("task"))
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     config = write_run_config(task, tiny_model_dir, out)
-    return FinishedRun(task=task, config=config, out=out, result=run(load_config(config)))
+    with Opened(task / "target" / "test.jsonl") as opened:
+        result = run(load_config(config))
+    return FinishedRun(task=task, config=config, out=out, result=result, test_opened=opened.times)
 
 
 @pytest.fixture

@@ -14,9 +14,12 @@ import evoray
 from evoray.cli import app
 
 NAMES = [
+    "Comparison",
     "EvorayError",
     "Exported",
+    "ExportedModel",
     "Featurised",
+    "Row",
     "RunConfig",
     "RunResult",
     "Score",
@@ -24,8 +27,10 @@ NAMES = [
     "Selection",
     "Trained",
     "UserError",
+    "compare",
     "evaluate",
     "export",
+    "export_model",
     "featurize",
     "load_config",
     "read_report",
@@ -38,8 +43,11 @@ NAMES = [
 
 #: Parameters of the public functions; those behind the bar are given by name.
 PARAMETERS = {
+    "compare": "target model out | adapter against_model against_adapter split evaluation max_tokens seed cluster "
+    "display",
     "evaluate": "model target out | adapter split evaluation max_tokens seed cluster display",
     "export": "source out | form rounds",
+    "export_model": "source out | model",
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_config": "path overrides values",
     "read_report": "out",
@@ -48,12 +56,15 @@ PARAMETERS = {
     "select": "pool target model k out | selector adapter features_path target_features_path features lora selection "
     "reading seed cluster display",
     "status": "out",
-    "train": "data model out | adapter training lora reading max_tokens steps seed cluster display",
+    "train": "data model out | adapter target training lora reading max_tokens steps seed cluster display",
 }
 
 FIELDS = {
+    "Comparison": "model against loss loss_low loss_high accuracy accuracy_low accuracy_high rows verdicts",
     "Exported": "path rows left_out",
+    "ExportedModel": "path model trained",
     "Featurised": "path rows quarantined",
+    "Row": "id messages source choices answer quality weight subtask",
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
     "Scored": "path rows quarantined",
@@ -82,9 +93,11 @@ COMMANDS = {
     "select": "--k --out --pool --target --model --selector --adapter --features --target-features --seed --set "
     "--address",
     "score": "--potentials --out --pool --features --set --address",
-    "train": "--data --model --out --adapter --seed --set --address",
-    "evaluate": "--model --target --adapter --split --out --seed --set --address",
-    "export": "source --out --form --rounds",
+    "train": "--data --model --out --adapter --target --seed --set --address",
+    "evaluate": "--model --target --adapter --split --out --scores --seed --set --address",
+    "compare": "--target --model --adapter --against-model --against-adapter --split --out --scores --seed --set "
+    "--address",
+    "export": "source --out --form --rounds --model",
     "report": "run_dir",
     "status": "run_dir",
 }

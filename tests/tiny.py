@@ -29,7 +29,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_tiny_model(folder: Path, seed: int = 0, **overrides: int) -> Path:
+def build_tiny_model(folder: Path, seed: int = 0, **overrides: float) -> Path:
     """Write a tiny random Llama (about 30,000 weights) and its tokenizer to `folder`; return it."""
     tokenizer = tiny_tokenizer()
     shape = {

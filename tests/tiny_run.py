@@ -46,7 +46,7 @@ def write_run_config(folder: Path, model: Path, out: Path, **overrides: Any) -> 
         "selection": {"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5},
         # One process starts in half the time of two; the job on a cluster trains on two ranks.
         "cluster": {"workers": 1},
-        "training": {"epochs": 1, "micro_batch_tokens": 512, "workers": 1},
+        "training": {"epochs": 1, "batch_size": 2, "micro_batch_tokens": 512, "checkpoint_steps": 1, "workers": 1},
         **overrides,
     }
     return write_config(folder, model, **settings)

@@ -38,7 +38,8 @@ def export(source: str, out: str, *, form: str = "messages", rounds: int | None 
     Raises ConfigError for an unknown form or a source without chosen rows, PoolError for a file that cannot be read.
     """
     if form not in get_args(Form):
-        raise ConfigError(f"form {form!r}", f"one of {', '.join(get_args(Form))}", "choose one of them")
+        known = ", ".join(get_args(Form))
+        raise ConfigError(f"form {form!r}", f"one of {known} for rows, or model", "choose one of them")
     files, origin = _look(source, rounds)
     rows, refused = load_rows(files)
     if not rows:

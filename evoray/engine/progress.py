@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -13,13 +13,16 @@ from evoray.engine.events import Stage
 
 _SECONDS = 0.5
 
+Measured = Mapping[str, Any]
+
 
 class Counter:
-    """An actor that knows how many steps of a job are done."""
+    """An actor that knows how many steps of a job are done, and what was measured in them."""
 
     def __init__(self) -> None:
         self._done = 0
         self._total = 0  # unknown so far
+        self._measured: list[Measured] = []
 
     @staticmethod
     def start() -> Any:
@@ -30,22 +33,40 @@ class Counter:
         """`done` of `total` steps are done."""
         self._done, self._total = done, total
 
-    def state(self) -> tuple[int, int]:
-        """(done, total)."""
-        return self._done, self._total
+    def note(self, measured: Measured) -> None:
+        """Something was measured."""
+        self._measured.append(measured)
+
+    def state(self) -> tuple[int, int, list[Measured]]:
+        """(done, total, what was measured since the last look)."""
+        measured, self._measured = self._measured, []
+        return self._done, self._total, measured
+
+
+def _ignore(_measured: Measured) -> None:
+    """Nobody asked."""
 
 
 @contextlib.contextmanager
-def watched(counter: Any, stage: Stage) -> Iterator[None]:
-    """Pass a counter's progress on to a stage for the time of the block."""
+def watched(counter: Any, stage: Stage, on_measured: Callable[[Measured], None] = _ignore) -> Iterator[None]:
+    """Pass a counter's progress on to a stage, and what was measured to a function, for the time of the block."""
     finished = threading.Event()
+
+    def look() -> bool:
+        try:
+            done, total, measured = ray.get(counter.state.remote(), timeout=5)
+        except ray.exceptions.RayError:
+            return False  # the job's own failure is reported where it is waited for
+        stage.share(done, total)
+        for one in measured:
+            on_measured(one)
+        return True
 
     def poll() -> None:
         while not finished.wait(_SECONDS):
-            try:
-                stage.share(*ray.get(counter.state.remote(), timeout=5))
-            except ray.exceptions.RayError:
-                return  # the job's own failure is reported where it is waited for
+            if not look():
+                return
+        look()
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

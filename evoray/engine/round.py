@@ -1,18 +1,17 @@
-"""One round: generated, featurised, aligned, selected, trained, evaluated; then the control arm.
+"""One round: generated, featurised, aligned, selected, trained, evaluated, the control arm beside it.
 
 Each transition leaves a record; a round that was interrupted goes on after its last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evoray.alignment.reduction import Array
-from evoray.config import RunConfig
+from evoray.engine.arms import ARMS, CONTROL_ROWS, evaluate_arms, keep_best, train_arms
 from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import (
     Goal,
@@ -23,60 +22,27 @@ from evoray.engine.choose import (
     token_sum,
     write_selected,
 )
+from evoray.engine.context import Context
 from evoray.engine.featurise import featurise
 from evoray.engine.journal import Notebook
-from evoray.engine.pools import Pool
 from evoray.engine.potentials import POTENTIALS, Recipe, write_potentials
-from evoray.engine.proxy import Checkpoint, Proxy
+from evoray.engine.proxy import Proxy
 from evoray.engine.rundir import SELECTED, Rounds
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource, units_of
-from evoray.engine.site import Site
-from evoray.engine.stages import Scores, Target, score
 from evoray.engine.stored import POOL, Features, read_features
-from evoray.engine.trainer import TrainJob, train
 from evoray.errors import SelectionError
-from evoray.models.folder import Folder
-from evoray.selection.picks import random_key
-from evoray.storage import Storage
 
 STATES = (
     "generated",
     "featurised",
     "aligned",
     "selected",
+    "control_drawn",
     "trained",
     "evaluated",
     "control_trained",
     "control_evaluated",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What every round works with."""
-
-    config: RunConfig
-    storage: Storage  # the run directory
-    site: Site  # its storage holds what is named by fingerprint and may be shared with other runs
-    pool: Pool
-    align: Target
-    validate: Target
-    model_identity: str  # of the learner's base weights
-    proxy: Proxy | None  # after the warm-up; None where the selector needs no features
-    cheap: Proxy | None = None  # of a cascade's first pass
-
-    @property
-    def rounds(self) -> Rounds:
-        """The records."""
-        return Rounds(self.storage, self.site.events)
-
-    def seed_of(self, number: int, purpose: str) -> int:
-        """A seed of its own for each purpose and round."""
-        return random_key(f"{purpose}:{number}", self.config.seed) % 2**31
-
-    def adapter(self, number: int, arm: str) -> Folder:
-        """Where a round's trained adapter is."""
-        return Folder(storage=self.storage, prefix=f"{Rounds.prefix(number)}/{arm}")
 
 
 def play_round(context: Context, number: int) -> None:
@@ -87,11 +53,15 @@ def play_round(context: Context, number: int) -> None:
     features = _features(context, number)
     step(number, "aligned", lambda: _align(context, number, features, used))
     step(number, "selected", lambda: _select(context, number, features))
-    step(number, "trained", lambda: _train(context, number, "adapter", None))
-    step(number, "evaluated", lambda: evaluate_round(context, number, "adapter"))
-    if context.config.evaluation.control and features is not None:
-        step(number, "control_trained", lambda: _train_control(context, number, features))
-        step(number, "control_evaluated", lambda: evaluate_round(context, number, "control"))
+    controlled = context.config.evaluation.control and features is not None
+    if features is not None and controlled:
+        step(number, "control_drawn", lambda: _draw_control(context, number, features))
+    step(number, "trained", lambda: train_arms(context, number, ARMS if controlled else ARMS[:1]))
+    step(number, "evaluated", lambda: evaluate_arms(context, number, ARMS if controlled else ARMS[:1]))
+    keep_best(context, number)
+    if controlled:
+        step(number, "control_trained", lambda: train_arms(context, number, ARMS[1:]))
+        step(number, "control_evaluated", lambda: evaluate_arms(context, number, ARMS[1:]))
 
 
 def used_ids(context: Context, number: int, arm: str) -> list[str]:
@@ -100,7 +70,7 @@ def used_ids(context: Context, number: int, arm: str) -> list[str]:
     return [row_id for record in records for row_id in record["ids"]]
 
 
-_IDS = {"selected": "selected", "control": "control_trained"}
+_IDS = {"selected": "selected", "control": "control_drawn"}
 
 
 def _generated(context: Context, used: list[str]) -> dict[str, Any]:
@@ -126,9 +96,10 @@ class _RoundFeatures:
 def _proxy_of(context: Context, number: int) -> Proxy | None:
     """The proxy of a round: warmed up at first, then the model as trained so far, if features follow it."""
     follows = context.config.features.refresh == "each_round" and context.config.proxy_model == context.config.model
-    if number == 1 or context.proxy is None or not follows:
+    parent = context.parent(number)
+    if not parent or context.proxy is None or not follows:
         return context.proxy
-    return Proxy.of(context.config.model, context.model_identity, [context.adapter(number - 1, "adapter")])
+    return Proxy.of(context.config.model, context.model_identity, [context.adapter(parent, "adapter")])
 
 
 def _features(context: Context, number: int) -> _RoundFeatures | None:
@@ -233,74 +204,16 @@ def _select(context: Context, number: int, features: _RoundFeatures | None) -> d
     return {"ids": ids, "digest": digest, "rows": len(ids), "tokens": tokens}
 
 
-def _train(context: Context, number: int, arm: str, steps: int | None) -> dict[str, Any]:
-    config = context.config
-    file = {"adapter": SELECTED, "control": "control.parquet"}[arm]
-    follows = config.training.start_from == "previous"
-    first = number if follows else 1  # from the base, a round trains on all that was chosen so far
-    data = tuple(context.storage.location(f"{Rounds.prefix(n)}/{file}") for n in range(first, number + 1))
-    job = TrainJob(
-        data=data,
-        model=config.model,
-        start=context.adapter(number - 1, arm) if follows and number > 1 else None,
-        out=context.adapter(number, arm),
-        lora=config.lora,
-        config=config.training,
-        max_tokens=config.features.max_tokens,
-        max_chars=config.reading.max_chars,
-        steps=steps,
-        seed=context.seed_of(number, "train"),
-        threads=context.site.session.threads,
-    )
-    label = "random rows" if arm == "control" else "selected rows"
-    with context.site.events.stage(f"train on {label} {number}", 0) as stage:
-        facts = train(job, context.site.session, stage)
-    context.site.events.write("trained", round=number, arm=arm, **facts)
-    return facts
-
-
-def _train_control(context: Context, number: int, features: _RoundFeatures) -> dict[str, Any]:
-    """The control arm: random rows of as many tokens, trained for as many steps, from the same kind of start."""
-    prefix = Rounds.prefix(number)
-    selected = context.storage.read_json(f"{prefix}/selected.json")
-    trained = context.storage.read_json(f"{prefix}/trained.json")
+def _draw_control(context: Context, number: int, features: _RoundFeatures) -> dict[str, Any]:
+    """Random rows of as many tokens as the chosen ones have."""
     ids = draw_control(
         context.storage,
-        f"{prefix}/control.parquet",
+        f"{Rounds.prefix(number)}/{CONTROL_ROWS}",
         features.whole.store,
         context.pool.rows,
         features.whole.units,
         used_ids(context, number, "control"),
-        selected["tokens"],
+        context.record(number, "selected")["tokens"],
         context.seed_of(number, "control"),
     )
-    return {**_train(context, number, "control", trained["steps"]), "ids": ids}
-
-
-def evaluate_round(context: Context, number: int, arm: str) -> dict[str, Any]:
-    """Scores on the validate rows: what the best round is chosen by."""
-    (scores,) = score_arms(context, context.validate, [(number, arm)])
-    answered = [correct for correct in scores.correct if correct is not None]
-    return {
-        "loss": float(np.nanmean(scores.loss)),
-        "accuracy": float(np.mean(answered)) if answered else None,
-        "rows": len(scores.ids),
-    }
-
-
-def score_arms(context: Context, target: Target, arms: Sequence[tuple[int, str]]) -> list[Scores]:
-    """Scores of models on a split: each the model of a round's arm, or the untrained one (round 0)."""
-    models = {_shown(number, arm): _checkpoint(context, number, arm) for number, arm in arms}
-    evaluation, max_tokens = context.config.evaluation, context.config.features.max_tokens
-    return list(score(models, target, evaluation, max_tokens, context.site).values())
-
-
-def _checkpoint(context: Context, number: int, arm: str) -> Checkpoint:
-    adapter = context.adapter(number, arm) if number else None
-    return Checkpoint.of(context.config.model, context.model_identity, adapter)
-
-
-def _shown(number: int, arm: str) -> str:
-    if not number:
-        return "untrained model"
-    return f"{'random' if arm == 'control' else 'round'} {number}"
+    return {"ids": ids}

@@ -10,6 +10,7 @@ from typing import Any
 from evoray.engine.events import Events
 from evoray.engine.session import Session
 from evoray.engine.workers import KeptRows, PoolRows, TargetRows
+from evoray.records import Row
 from evoray.storage import Storage
 
 
@@ -34,3 +35,7 @@ class Source:
     rows: PoolRows | KeptRows | TargetRows
     units: tuple[int, ...]
     identity: str
+
+    def read(self) -> list[Row]:
+        """All rows, in order: of a source that is known to be small."""
+        return [row for unit in self.units for row in self.rows.read(unit)]

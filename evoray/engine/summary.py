@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evoray.engine.arms import score_arms
+from evoray.engine.context import Context
 from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
-from evoray.engine.round import Context, score_arms
 from evoray.engine.rundir import Rounds, environment
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
@@ -26,6 +27,7 @@ from evoray.report.summary import (
     Choice,
     Interval,
     PathPoint,
+    Progress,
     Recall,
     RunSummary,
     SourceShare,
@@ -35,25 +37,6 @@ from evoray.storage import Storage
 
 _BOOTSTRAP_SEED = 0
 _TRACE_LINES = 8  # of a round's descent
-
-
-def best_round(context: Context, untrained: Mapping[str, Any]) -> int:
-    """The round with the lowest validate loss; 0 is the untrained model, which stands until it is beaten."""
-    best, lowest = 0, float(untrained["loss"])
-    for number in range(1, context.config.rounds + 1):
-        loss = float(context.storage.read_json(f"{Rounds.prefix(number)}/evaluated.json")["loss"])
-        if loss < lowest:
-            best, lowest = number, loss
-    return best
-
-
-def keep_best(context: Context, best: int) -> None:
-    """Point `best/` at the best round: its adapter is copied there (nothing for the untrained model)."""
-    if best:
-        source = context.adapter(best, "adapter")
-        for key in context.storage.keys(source.prefix):
-            context.storage.write(f"best/{key.rpartition('/')[2]}", context.storage.read(key))
-    context.storage.write_json("best/best.json", {"round": best, "model": context.config.model})
 
 
 def final_target(context: Context) -> Target:
@@ -85,7 +68,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
     for number in numbers:
         random = scores.get((number, "control"))
         if random is not None:
-            used = _ids(context, number, "control_trained")
+            used = _ids(context, number, "control_drawn")
             arms.append(_arm(context, f"random {number}", random, None, ("control_trained", number), good, used))
         used = _ids(context, number, "selected")
         mine = scores[number, "adapter"]
@@ -99,6 +82,7 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
         best=f"round {best}" if best else "base",
         choice=_choice(context, shown),
         command=command,
+        progress=tuple(_progress(context, number) for number in numbers),
         path=tuple(point for number in numbers for point in _path(context, number)),
         certificates=tuple(c for number in numbers for c in _certificates(context, number)),
         trace=tuple(step for number in numbers for step in _trace(context, number)),
@@ -209,6 +193,20 @@ def _source_counts(rows: PoolRows, units: Sequence[int]) -> dict[str, int]:
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     found = pc.value_counts(pc.fill_null(column.cast(pa.string()), "(none)"))
     return {entry["values"].as_py(): entry["counts"].as_py() for entry in found}
+
+
+def _progress(context: Context, number: int) -> Progress:
+    facts = context.record(number, "evaluated")
+    best = dict(facts["against_best"])
+    return Progress(
+        round=number,
+        loss=facts["loss"],
+        best=best.pop("round"),
+        against_untrained=Interval(**facts["against_untrained"]),
+        against_best=Interval(**best),
+        harmful=facts["harmful"],
+        rolled_back=facts["rolled_back"],
+    )
 
 
 def _path(context: Context, number: int) -> list[PathPoint]:

@@ -1,142 +1,322 @@
-"""Launch one fine-tuning: Ray Train starts the workers, each runs DeepSpeed's loop on the same few rows."""
+"""Launch fine-tunings: Ray Train starts workers once, and each runs DeepSpeed's loop on the same rows, job by job."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from evoray.config import LoraConfig, TrainingConfig
-from evoray.engine.events import Stage
-from evoray.engine.progress import Counter, watched
+from evoray.engine.events import Events, Stage
+from evoray.engine.progress import Counter, Measured, watched
 from evoray.engine.remote import evoray_cause
 from evoray.engine.session import Session
-from evoray.errors import EvorayError, StageError
+from evoray.engine.site import Source, fingerprint
+from evoray.engine.trackers import tracking
+from evoray.errors import ConfigError, EvorayError, StageError, UserError
 from evoray.models.folder import Folder
+
+if TYPE_CHECKING:
+    from evoray.training.checkpoints import Checkpoints, Progress
+
+OUTCOME = "training.json"
+
+#: Settings that say where and how often, not what is trained: a training may go on under others.
+_WHERE = {"workers", "zero_stage", "offload", "checkpoint_steps"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """One training: everything a worker needs, picklable."""
 
+    name: str  # for people
     data: str | tuple[str, ...]  # paths or URIs of the rows, in any accepted format
     model: str
-    start: Folder | None  # adapter to go on from; None: a fresh one
+    start: Folder | None  # what an earlier training left, to go on from; None: the model as it is
     out: Folder
+    inputs: Mapping[str, str | None]  # fingerprints of data, model, start and validate rows
     lora: LoraConfig
     config: TrainingConfig
     max_tokens: int
     max_chars: int  # of one row, as the pool was read with
-    steps: int | None  # None: as many as the config's epochs take
+    steps: int | Folder | None  # as many as another training planned; None: as many as the config's epochs take
     seed: int
     threads: int
+    validate: Source | None = None  # rows that early stopping looks at
+
+    @property
+    def identity(self) -> str:
+        """What is trained on what, and how: equal jobs are trained once, and go on from each other's checkpoints."""
+        return fingerprint(
+            inputs=dict(self.inputs),
+            lora=self.lora.model_dump(),
+            config=self.config.model_dump(exclude=_WHERE),
+            max_tokens=self.max_tokens,
+            max_chars=self.max_chars,
+            steps=str(self.steps),
+            seed=self.seed,
+        )
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where it goes on from; they are deleted when it is done."""
+        from evoray.training.checkpoints import Checkpoints
+
+        return Checkpoints(storage=self.out.storage, prefix=f"checkpoints/{self.out.prefix}", identity=self.identity)
+
+    def outcome(self) -> dict[str, Any] | None:
+        """The facts of the finished training, or None."""
+        if not self.out.has(OUTCOME):
+            return None
+        facts: dict[str, Any] = self.out.storage.read_json(f"{self.out.prefix}/{OUTCOME}")
+        return facts if facts.pop("identity") == self.identity else None
 
 
-def train(job: TrainJob, session: Session, stage: Stage) -> dict[str, Any]:
-    """Run the job to its end; its facts: steps, tokens, rows, first and last loss.
+def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[dict[str, Any]]:
+    """Run the jobs to their end, all in one launch; their facts: rows, steps, tokens, first and last loss ...
 
-    Raises StageError where a worker failed.
+    A job that was done before is not run again, and one that was interrupted goes on from its last checkpoint. A lost
+    worker costs a new launch: `session.attempts` in a row that got no further end the stage.
+    Raises the workers' EvorayError, or StageError.
     """
+    jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
+    if all(job.outcome() is not None for job in jobs):
+        return _outcomes(jobs)
+    label = " and ".join(job.name for job in jobs)
+    with events.stage(f"train {label}", 0) as stage:
+        failures, reached = 0, _reached(jobs)
+        while any(job.outcome() is None for job in jobs):
+            try:
+                _launch([job for job in jobs if job.outcome() is None], session, events, stage)
+            except Exception as error:
+                known = evoray_cause(error)
+                if isinstance(known, UserError | StageError):  # of no other outcome if tried again
+                    raise known from error
+                before, reached = reached, _reached(jobs)
+                failures = 1 if reached > before else failures + 1
+                if failures >= session.attempts:
+                    raise _given_up(error, failures) from error
+                events.write("training interrupted", error=str(error), jobs_and_step=reached)
+                events.display.note(f"training lost a worker ({_reason(error)}): it goes on from its last checkpoint")
+    return _outcomes(jobs)
+
+
+def _outcomes(jobs: Sequence[TrainJob]) -> list[dict[str, Any]]:
+    return [facts for facts in (job.outcome() for job in jobs) if facts is not None]
+
+
+def _checked(job: TrainJob) -> TrainJob:
+    if job.config.early_stop is not None and job.validate is None:
+        raise ConfigError(
+            "training.early_stop without a target",
+            "a target, whose validate rows it looks at",
+            "add --target, or leave training.early_stop out",
+        )
+    return job
+
+
+def _reached(jobs: Sequence[TrainJob]) -> tuple[int, int]:
+    """How far the jobs are: how many are done, and the last checkpoint of the first one that is not."""
+    pending = [job for job in jobs if job.outcome() is None]
+    progress = pending[0].checkpoints.latest() if pending else None
+    return len(jobs) - len(pending), 0 if progress is None else progress.step
+
+
+def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    job = replace(job, config=session.settled(job.config))
-    counter = Counter.start()
-    outcome = f"training/{uuid.uuid4().hex}"
-    with tempfile.TemporaryDirectory(prefix="evoray-train-") as scratch:
-        # Ray Train keeps its own state under storage_path; the adapter goes to the run's storage instead.
+    storage, counter = jobs[0].out.storage, Counter.start()
+    resumed = [job.checkpoints.latest() for job in jobs]
+    with (
+        tempfile.TemporaryDirectory(prefix="evoray-train-") as scratch,
+        tracking(
+            storage, {job.name: 0 if at is None else at.step for job, at in zip(jobs, resumed, strict=True)}
+        ) as track,
+    ):
+        # Ray Train keeps its own state under storage_path; what is trained goes to the run's storage instead.
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"job": job, "counter": counter, "outcome": outcome},
+            train_loop_config={"jobs": list(zip(jobs, resumed, strict=True)), "counter": counter},
             torch_config=TorchConfig(backend="nccl" if session.gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=job.config.workers,
+                num_workers=jobs[0].config.workers,
                 use_gpu=session.gpus > 0,
                 resources_per_worker={"CPU": 1, "GPU": session.gpus} if session.gpus else {"CPU": 1},
             ),
             run_config=RunConfig(
-                name=outcome.replace("/", "-"),
-                storage_path=scratch if job.out.storage.is_local else job.out.storage.location("ray-train"),
-                failure_config=FailureConfig(max_failures=0),
+                name=f"training-{uuid.uuid4().hex}",
+                storage_path=scratch if storage.is_local else storage.location("ray-train"),
+                failure_config=FailureConfig(max_failures=0),  # `train` counts failures: it knows which are no faults
             ),
         )
+
+        launched, started = time.time(), False
+
+        def on_measured(measured: Measured) -> None:
+            nonlocal started
+            values = dict(measured)
+            at = values.pop("time")
+            if not started:
+                events.write("first step", job=values["series"], seconds_from_launch=round(at - launched, 3))
+                started = True
+            track.scalars(values.pop("series"), int(values.pop("step")), values)
+
         try:
-            with watched(counter, stage):
+            with watched(counter, stage, on_measured):
                 trainer.fit()
-        except Exception as error:
-            raise _failure(error) from error
         finally:
             ray.kill(counter)
-    facts: dict[str, Any] = job.out.storage.read_json(f"{job.out.prefix}/training.json")
-    return facts
+    for problem in track.problems:
+        events.display.note(problem)
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """One rank, inside a Ray Train worker."""
     import torch
 
-    job: TrainJob = settings["job"]
-    torch.set_num_threads(job.threads)
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported, which comes later
     from ray.train import get_context
 
-    from evoray.models.chat import encode
-    from evoray.models.loading import autocast_dtype, load_adapter, load_model, load_tokenizer, new_adapter, to_device
-    from evoray.pool import load_rows
-    from evoray.training.deepspeed import Rank, train_rank
-    from evoray.training.order import steps_of
+    from evoray.training.passes import Rank
 
     context = get_context()
     rank = Rank(index=context.get_world_rank(), size=context.get_world_size())
-    tokenizer = load_tokenizer(job.model)
-    base = load_model(job.model)
-    if job.start is None:
-        model = new_adapter(base, job.lora, job.seed)
-    else:
-        model = load_adapter(base, job.start.fetch(), trainable=True)
-    rows, refused = load_rows(job.data, job.max_chars)
-    samples = [sample for sample in encode(rows, tokenizer, job.max_tokens) if any(sample.supervised)]
-    steps = job.steps or steps_of(len(samples), job.config.batch_size, job.config.epochs)
+    for job, progress in settings["jobs"]:
+        torch.set_num_threads(job.threads)
+        _train_one(job, progress, rank, settings["counter"])
 
-    def on_step(step: int, _loss: float) -> None:
+
+def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any) -> None:
+    from evoray.models.loading import autocast_dtype, cast_frozen, load_tokenizer, to_device
+    from evoray.models.moments import load_moments
+    from evoray.training.deepspeed import Plan, Resume, train_rank
+
+    resumed = None if progress is None else job.checkpoints.folder(progress.step).fetch()
+    precision = autocast_dtype(job.config.precision)
+    data = _read_samples(job, load_tokenizer(job.model))
+    model = to_device(_open_model(job, resumed))
+    layout = data.layout(model, job.config)
+    if job.config.weights == "lora":
+        model = cast_frozen(model, precision)
+    moments = None if resumed is None else load_moments(resumed)
+    plan = Plan(
+        samples=data.samples,
+        validate=data.validate,
+        layout=layout,
+        config=job.config,
+        steps=_steps(job, len(data.samples)),
+        seed=job.seed,
+        precision=precision,
+        checkpoints=job.checkpoints,
+    )
+
+    def on_step(step: int, measured: Mapping[str, float]) -> None:
         if rank.index == 0:
-            settings["counter"].reach.remote(step, steps)
+            counter.reach.remote(step, plan.steps)
+            counter.note.remote({"series": job.name, "step": step, "time": time.time(), **measured})
 
     with tempfile.TemporaryDirectory(prefix="evoray-adapter-") as scratch:
-        result = train_rank(
-            to_device(model),
-            samples,
-            int(tokenizer.pad_token_id),
-            Path(scratch),
-            job.config,
-            rank,
-            steps=steps,
-            seed=job.seed,
-            precision=autocast_dtype(job.config.precision),
-            on_step=on_step,
-        )
+        resume = None if progress is None or moments is None else Resume(progress=progress, moments=moments)
+        result = train_rank(model, plan, Path(scratch), rank, resume=resume, on_step=on_step)
         if rank.index == 0:
             job.out.upload(Path(scratch))
+            done = result.progress
             facts = {
-                "rows": len(samples),
-                "left_out": len(refused) + len(rows) - len(samples),  # unusable, or without a supervised token
-                "row_tokens": sum(len(sample.ids) for sample in samples),
-                "steps": result.steps,
-                "tokens": result.tokens,
-                "first_loss": result.first_loss,
-                "last_loss": result.last_loss,
+                "identity": job.identity,
+                "rows": len(data.samples),
+                "left_out": data.left_out,
+                "row_tokens": sum(len(sample.ids) for sample in data.samples),
+                "steps": done.step,
+                "planned_steps": plan.steps,
+                "kept_step": result.kept_step,
+                "resumed_from": 0 if progress is None else progress.step,
+                "tokens": done.tokens,
+                "first_loss": done.first_loss,
+                "last_loss": done.last_loss,
+                "validate_loss": done.best_loss,
+                "packed": plan.layout.packed,
+                "seconds": round(result.seconds, 3),
             }
-            job.out.storage.write_json(f"{job.out.prefix}/training.json", facts)
+            job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME}", facts)
+            job.checkpoints.keep(set())
 
 
-def _failure(error: Exception) -> EvorayError:
-    """The evoray error inside Ray Train's wrapping, or one that carries its text."""
-    return evoray_cause(error) or StageError(
-        f"training failed: {error}", "a training that runs to its end", "see the message; the same command resumes"
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    samples: list[Any]
+    validate: list[Any]
+    left_out: int  # rows that are unusable, or without a supervised token
+    pad_id: int
+
+    def layout(self, model: Any, config: TrainingConfig) -> Any:
+        from evoray.models.packing import keeps_packed_apart
+        from evoray.training.passes import Layout
+
+        packed = config.packing and keeps_packed_apart(model)
+        return Layout(pad_id=self.pad_id, budget=config.micro_batch_tokens, packed=packed)
+
+
+def _read_samples(job: TrainJob, tokenizer: Any) -> _Data:
+    from evoray.models.chat import encode
+    from evoray.pool import load_rows
+
+    rows, refused = load_rows(job.data, job.max_chars)
+    samples = [sample for sample in encode(rows, tokenizer, job.max_tokens) if any(sample.supervised)]
+    looked = [] if job.validate is None or job.config.early_stop is None else job.validate.read()
+    validate = [sample for sample in encode(looked, tokenizer, job.max_tokens) if any(sample.supervised)]
+    left_out = len(refused) + len(rows) - len(samples)
+    return _Data(samples=samples, validate=validate, left_out=left_out, pad_id=int(tokenizer.pad_token_id))
+
+
+def _open_model(job: TrainJob, resumed: str | None) -> Any:
+    """The model with what is to be trained of it. Raises ModelError."""
+    from peft import PeftModel
+
+    from evoray.errors import ModelError
+    from evoray.models.loading import is_whole_model, load_model, load_trained, new_adapter
+
+    folder = resumed or (None if job.start is None else job.start.fetch())
+    if job.config.weights == "full":
+        model = load_trained(job.model, folder)
+        return (model.merge_and_unload() if isinstance(model, PeftModel) else model).requires_grad_(True)
+    if folder is None:
+        return new_adapter(load_model(job.model), job.lora, job.seed)
+    if is_whole_model(folder):
+        raise ModelError(
+            f"{folder}, a whole model, to train an adapter further",
+            "an adapter, for training.weights: lora",
+            "give the folder as the model, or set training.weights: full",
+        )
+    return load_trained(job.model, folder, trainable=True)
+
+
+def _steps(job: TrainJob, rows: int) -> int:
+    from evoray.training.order import steps_of
+
+    if isinstance(job.steps, Folder):
+        return int(job.steps.storage.read_json(f"{job.steps.prefix}/{OUTCOME}")["planned_steps"])
+    return job.steps or steps_of(rows, job.config.batch_size, job.config.epochs)
+
+
+def _given_up(error: Exception, failures: int) -> EvorayError:
+    return StageError(
+        f"training lost its workers {failures} times in a row without getting further: {error}",
+        "a training that runs to its end",
+        "give workers more memory (lower training.micro_batch_tokens), write checkpoints more often"
+        " (training.checkpoint_steps), or see the message; the same command resumes",
     )
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of what Ray Train says, where the worker's own error is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from evoray.config import EvaluationConfig, FeatureConfig
+from evoray.config import FeatureConfig
 from evoray.engine.reuse import Known
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
@@ -20,6 +20,7 @@ from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Row, UnitSpan
 from evoray.storage import UnitStore
 
 if TYPE_CHECKING:
+    from evoray.evaluation.scoring import Scoring
     from evoray.features.representations import Featuriser
     from evoray.models.folder import Folder
 
@@ -167,12 +168,12 @@ class _Featuriser(UnitWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJob:
-    """Loss and choice of every row of a target split under one model."""
+    """Loss and verdict of every row of a target split under one model."""
 
     source: PoolRows | KeptRows | TargetRows
     model: str
     adapter: Folder | None
-    config: EvaluationConfig
+    scoring: Scoring
     max_tokens: int
 
     def __call__(self) -> UnitWorker:
@@ -185,27 +186,18 @@ class _Scorer(UnitWorker):
 
         folder = None if job.adapter is None else job.adapter.fetch()
         self.job = job
-        self.precision = autocast_dtype(job.config.precision)
-        self.model = load_for_inference(job.model, folder, self.precision, merge=True)
-        self.tokenizer = load_tokenizer(job.model)
+        model = load_for_inference(job.model, folder, autocast_dtype(job.scoring.config.precision), merge=True)
+        self.score = job.scoring.open(model, load_tokenizer(job.model), job.max_tokens)
 
     def compute(self, unit: int) -> UnitResult:
-        from evoray.evaluation.likelihood import score_rows
-
-        scores = score_rows(
-            self.model,
-            self.tokenizer,
-            self.job.source.read(unit),
-            self.job.max_tokens,
-            token_budget=self.job.config.batch_tokens,
-            autocast=self.precision,
-        )
+        scores = self.score(self.job.source.read(unit))
         table = pa.table(
             {
                 "id": pa.array([score.id for score in scores], pa.string()),
                 "loss": pa.array([score.loss for score in scores], pa.float64()),
-                "correct": pa.array([score.correct for score in scores], pa.bool_()),
+                "correct": pa.array([score.correct for score in scores], pa.float64()),
                 "choice_scores": pa.array([score.choice_scores for score in scores], pa.list_(pa.float64())),
+                "response": pa.array([score.response for score in scores], pa.string()),
             }
         )
         return UnitResult(table=table, facts={})

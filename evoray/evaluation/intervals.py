@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evoray.errors import StageError
-from evoray.records import Score
+from evoray.records import Comparison, Score
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]
@@ -61,12 +61,12 @@ def paired_difference_seeds(
     return _interval(float(difference_SR.mean()), np.concatenate(means), level)
 
 
-def summarise(losses: Sequence[float], correct: Sequence[bool | None], seed: int = 0) -> Score:
+def summarise(losses: Sequence[float], correct: Sequence[float | None], seed: int = 0) -> Score:
     """One model's row of the results table: mean loss and accuracy with 95% intervals.
 
-    losses, correct: of the same rows [R]; NaN is a row without loss, None one without verdict. `rows` counts all
-    rows; `facts` says how many had no loss or no verdict, where there were such. Raises StageError where no row
-    has a loss.
+    losses, correct: of the same rows [R]; NaN is a row without loss, None one without verdict. A verdict is a number
+    from 0 to 1. `rows` counts all rows; `facts` says how many had no loss or no verdict, where there were such.
+    Raises StageError where no row has a loss.
     """
     loss, loss_low, loss_high = bootstrap_mean(losses, seed)
     judged = [float(verdict) for verdict in correct if verdict is not None]
@@ -89,6 +89,41 @@ def summarise(losses: Sequence[float], correct: Sequence[bool | None], seed: int
         rows=len(losses),
         facts=facts or None,
     )
+
+
+def compare_scores(
+    losses: Sequence[float],
+    correct: Sequence[float | None],
+    against_losses: Sequence[float],
+    against_correct: Sequence[float | None],
+    seed: int = 0,
+) -> Comparison:
+    """Two models' scores of the same rows [R], as for `summarise`, and the paired differences first - second.
+
+    Raises StageError where the rows are not as many, and where none has a loss under both.
+    """
+    loss, loss_low, loss_high = paired_difference(losses, against_losses, seed)
+    verdicts, against_verdicts = _verdicts(correct), _verdicts(against_correct)
+    judged = int((~np.isnan(verdicts - against_verdicts)).sum())
+    accuracy: tuple[float | None, float | None, float | None] = (None, None, None)
+    if judged:
+        accuracy = paired_difference(verdicts, against_verdicts, seed)
+    return Comparison(
+        model=summarise(losses, correct, seed),
+        against=summarise(against_losses, against_correct, seed),
+        loss=loss,
+        loss_low=loss_low,
+        loss_high=loss_high,
+        accuracy=accuracy[0],
+        accuracy_low=accuracy[1],
+        accuracy_high=accuracy[2],
+        rows=int((~np.isnan(np.subtract(losses, against_losses))).sum()),
+        verdicts=judged,
+    )
+
+
+def _verdicts(correct: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if verdict is None else verdict for verdict in correct], dtype=np.float64)
 
 
 def _chunks(n: int, width: int) -> list[int]:

@@ -6,8 +6,7 @@ short options as the plain sum does; this is the "acc_norm" of the LM Evaluation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evoray.errors import ModelError
-from evoray.evaluation.forward import padded, predicting, supervised_losses
+from evoray.evaluation.forward import evaluating, padded, padding_token, predicting, supervised_losses
 from evoray.evaluation.shared_prompt import Family, can_share, family_losses, shared_length, worth_sharing
 from evoray.models.chat import Encoded, encode, encode_choices
 from evoray.models.loss import token_budget_batches
@@ -31,8 +29,9 @@ class RowScore:
 
     id: str
     loss: float  # mean NLL in nats a supervised token; NaN where no token is supervised
-    correct: bool | None  # None without choices, without a gold answer, or where a choice has no token to score
-    choice_scores: tuple[float, ...] | None  # log-likelihood in nats a character, in the order of the choices
+    correct: float | None  # the verdict: 1 right, 0 wrong, what a metric gave in between; None where there is none
+    choice_scores: tuple[float, ...] | None = None  # log-likelihood in nats a character, in the order of the choices
+    response: str | None = None  # what the model generated, where it was asked to
 
 
 def token_losses(
@@ -51,7 +50,7 @@ def token_losses(
     losses: list[Losses] = [np.zeros(0) for _ in encoded]
     supervised = [place for place, one in enumerate(encoded) if True in one.supervised]
     device = next(model.parameters()).device
-    with _evaluating(model):
+    with evaluating(model):
         for group in token_budget_batches([len(encoded[place].ids) for place in supervised], token_budget):
             places = [supervised[index] for index in group]
             batch = [encoded[place] for place in places]
@@ -93,7 +92,7 @@ def grouped_token_losses(
         else:
             whole.extend(scored)
     losses: list[Losses] = [np.zeros(0) for _ in flat]
-    with _evaluating(model):
+    with evaluating(model):
         for place, piece in family_losses(
             model, flat, families, pad_id=pad_id, token_budget=token_budget, autocast=autocast
         ).items():
@@ -111,25 +110,20 @@ def score_rows(
     rows: Sequence[Row],
     max_tokens: int,
     *,
+    judge_choices: bool = True,
     token_budget: int = 2048,
     autocast: torch.dtype | None = None,
 ) -> list[RowScore]:
     """Score each row: loss of its supervised tokens and, where it has choices, whether the gold one scores best.
 
-    Equal scores go to the first choice. Raises ModelError for a tokenizer with neither a padding nor an end-of-text
-    token, and as `encode` and `encode_choices`.
+    Equal scores go to the first choice. There is no verdict without choices or a gold answer, where a choice has no
+    token to score, and without `judge_choices`. Raises ModelError for a tokenizer with neither a padding nor an
+    end-of-text token, and as `encode` and `encode_choices`.
     """
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(pad_id, int):
-        raise ModelError(
-            "a tokenizer without padding and end-of-text tokens",
-            "one of them, to fill up batches with",
-            "set pad_token in the tokenizer's folder",
-        )
     references = encode(rows, tokenizer, max_tokens)
-    choices = [encode_choices(row, tokenizer, max_tokens) if row.choices else [] for row in rows]
+    choices = [encode_choices(row, tokenizer, max_tokens) if judge_choices and row.choices else [] for row in rows]
     groups = [[reference, *options] for reference, options in zip(references, choices, strict=True)]
-    losses = grouped_token_losses(model, groups, pad_id, token_budget=token_budget, autocast=autocast)
+    losses = grouped_token_losses(model, groups, padding_token(tokenizer), token_budget=token_budget, autocast=autocast)
     return [
         _row_score(row, options, reference, option_losses)
         for row, options, (reference, *option_losses) in zip(rows, choices, losses, strict=True)
@@ -138,28 +132,15 @@ def score_rows(
 
 def _row_score(row: Row, options: Sequence[Encoded], reference: Losses, option_losses: Sequence[Losses]) -> RowScore:
     loss = float(reference.mean()) if len(reference) else float("nan")
-    if not row.choices:
-        return RowScore(id=row.id, loss=loss, correct=None, choice_scores=None)
+    if not row.choices or not options:
+        return RowScore(id=row.id, loss=loss, correct=None)
     scores = tuple(
         -float(losses.sum()) / option.chars if len(losses) else float("nan")
         for option, losses in zip(options, option_losses, strict=True)
     )
     known = row.answer is not None and all(np.isfinite(scores))
-    correct = row.choices[int(np.argmax(scores))] == row.answer if known else None
+    correct = float(row.choices[int(np.argmax(scores))] == row.answer) if known else None
     return RowScore(id=row.id, loss=loss, correct=correct, choice_scores=scores)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if training:
-            model.train()
 
 
 def _array(losses_n: torch.Tensor) -> Losses:

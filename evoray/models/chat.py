@@ -105,6 +105,29 @@ def encode_choices(row: Row, tokenizer: PreTrainedTokenizerBase, max_tokens: int
     return [_window(encoded, start, start + max_tokens) for encoded in whole]
 
 
+def encode_prompts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[list[int] | None]:
+    """Token ids of what a model is asked to answer: all turns before the last one, and the opening of its answer.
+
+    It is the text that `encode` puts before the last answer. A prompt above `max_tokens` loses its start: what is
+    asked mostly stands at the end. None for a row that is raw text: it asks nothing. Raises as `encode` does.
+    """
+    _check(tokenizer, max_tokens)
+    asking = [index for index, row in enumerate(rows) if row.asks]
+    rendered = [_render_prompt(rows[index], tokenizer) for index in asking]
+    prompts: list[list[int] | None] = [None] * len(rows)
+    for index, encoded in zip(asking, _tokenise(rendered, tokenizer), strict=True):
+        prompts[index] = encoded.ids[-max_tokens:]
+    return prompts
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which an answer ends under the chat template; None where it ends without one."""
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    (encoded,) = _tokenise([_render("the end of a turn", turns, tokenizer)], tokenizer)
+    last = [token for token, supervised in zip(encoded.ids, encoded.supervised, strict=True) if supervised][-1]
+    return last if last in tokenizer.all_special_ids or last in tokenizer.added_tokens_decoder else None
+
+
 def list_options(row: Row) -> Row:
     """Copy the row with its choices listed under the last user message; a row without choices is returned as it is.
 
@@ -156,6 +179,13 @@ def _render(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedToken
         # White space that a template puts after the end-of-turn token is never generated: it carries no loss.
         spans.append((len(before), max(len(before), len(through.rstrip()))))
     return _Rendered(text=text, spans=tuple(spans))
+
+
+def _render_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
+    asked = row.messages[:-1]
+    if not tokenizer.chat_template:
+        return replace(_render_plain(asked, tokenizer), spans=())
+    return _Rendered(text=_template(row.id, asked, tokenizer, prompt=True), spans=())
 
 
 def _template(

@@ -1,4 +1,4 @@
-"""A folder of files (an adapter) in a storage, fetched to this machine where it is not there already."""
+"""A folder of files (an adapter, a whole model) in a storage, fetched to this machine where it is not there already."""
 
 from __future__ import annotations
 
@@ -40,21 +40,30 @@ class Folder:
         """Whether there is a file of this name."""
         return self.storage.exists(f"{self.prefix}/{name}")
 
+    def read(self, name: str) -> bytes:
+        """The bytes of one file. Raises StorageError where there is none."""
+        return self.storage.read(f"{self.prefix}/{name}")
+
     def fetch(self) -> str:
         """A local directory with the files: the folder itself where the storage is a local one."""
         if self.storage.is_local:
             return str(Path(self.storage.location(self.prefix)))
         target = Path(tempfile.mkdtemp(prefix="evoray-"))
-        for key in self.storage.keys(self.prefix):
-            (target / key.rpartition("/")[2]).write_bytes(self.storage.read(key))
+        self.copy_to(target)
         return str(target)
 
+    def copy_to(self, target: Path) -> None:
+        """Write every file to a local directory; those of other names that are there stay."""
+        for key in self.storage.keys(self.prefix):
+            (target / key.rpartition("/")[2]).write_bytes(self.storage.read(key))
+
     def fingerprint(self) -> str:
-        """SHA-256 over an adapter's config, weights and optimiser moments."""
+        """SHA-256 over config, weights and optimiser moments: of an adapter, or of a model that was trained whole."""
         digest = hashlib.sha256()
-        for name in ("adapter_config.json", "adapter_model.safetensors", MOMENTS_FILE):
-            if self.has(name):
-                digest.update(name.encode() + self.storage.read(f"{self.prefix}/{name}"))
+        for key in sorted(self.storage.keys(self.prefix)):
+            name = key.rpartition("/")[2]
+            if name in ("adapter_config.json", "config.json") or name.endswith(".safetensors"):
+                digest.update(name.encode() + self.storage.read(key))
         return digest.hexdigest()
 
     def upload(self, source: Path) -> None:

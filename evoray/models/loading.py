@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.config import LoraConfig
@@ -81,13 +81,42 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool = False) -
                 "check the path, or save the adapter again with safetensors",
             )
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        _check_complete(adapted, folder)
+        return adapted
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"adapter {folder}: {_first_line(error)}",
             f"an adapter trained on a model of this shape ({model.config.model_type})",
             "give the model that the adapter was trained on",
         ) from error
+
+
+def _check_complete(adapted: PeftModel, folder: str) -> None:
+    """Raise ValueError where an adapter has weights for other layers than the model: PEFT leaves them out silently."""
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as stored:
+        saved = set(stored.keys())
+    expected = set(get_peft_model_state_dict(adapted))
+    if saved != expected:
+        example = sorted(saved ^ expected)[0]
+        raise ValueError(f"{len(saved - expected)} weights too many and {len(expected - saved)} too few ({example})")
+
+
+def load_trained(reference: str, folder: str | None, trainable: bool = False) -> Any:
+    """The model with what a training left in `folder`: an adapter on it, or weights of its own in place of the model's.
+
+    None: the model as it is. Raises ModelError.
+    """
+    if folder is None:
+        return load_model(reference)
+    if is_whole_model(folder):
+        return load_model(folder)
+    return load_adapter(load_model(reference), folder, trainable)
+
+
+def is_whole_model(folder: str) -> bool:
+    """Whether a training of all weights left this folder."""
+    return (Path(folder) / "config.json").is_file() and not (Path(folder) / "adapter_config.json").is_file()
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -106,10 +135,9 @@ def to_device(model: Any) -> Any:
 
 def load_for_inference(reference: str, adapter: str | None, precision: torch.dtype | None, merge: bool = False) -> Any:
     """A model with an adapter (merged into its weights if asked for), on the device, ready for passes."""
-    model: Any = load_model(reference)
-    if adapter is not None:
-        model = load_adapter(model, adapter)
-        model = model.merge_and_unload() if merge else model
+    model = load_trained(reference, adapter)
+    if merge and isinstance(model, PeftModel):
+        model = model.merge_and_unload()
     return cast_frozen(to_device(model), precision)
 
 

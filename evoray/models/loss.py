@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -30,22 +30,26 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """A right-padded batch. `predicts_BT` marks positions whose *next* token carries loss."""
+    """Samples padded to rows of one length, or packed into one row (see `packing`).
+
+    `predicts_BT` marks positions whose *next* token carries loss.
+    """
 
     ids_BT: Tensor  # int64
     attention_BT: Tensor  # int64, 1 for real tokens
     predicts_BT: Tensor  # bool
-    labels_S: Tensor  # int64: the tokens to predict, row by row
-    row_S: Tensor  # int64: the row of each of them
-
-    @property
-    def rows(self) -> int:
-        """Samples in the batch."""
-        return self.ids_BT.shape[0]
+    labels_S: Tensor  # int64: the tokens to predict, sample by sample
+    row_S: Tensor  # int64: the sample of each of them
+    rows: int  # samples
+    positions_BT: Tensor | None = None  # int64, of packed samples: from 0 in each; None: padded
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: one.to(device) if isinstance(one, Tensor) else one for name, one in parts.items()
+        }
+        return Batch(**moved)
 
 
 def collate(samples: Sequence[Tokens], pad_id: int) -> Batch:
@@ -63,7 +67,7 @@ def collate(samples: Sequence[Tokens], pad_id: int) -> Batch:
         attention[row, :length] = 1
         predicts[row, : length - 1] = torch.as_tensor(sample.supervised[1:], dtype=torch.bool)
     row_S, position_S = predicts.nonzero(as_tuple=True)
-    return Batch(ids, attention, predicts, ids[row_S, position_S + 1], row_S)
+    return Batch(ids, attention, predicts, ids[row_S, position_S + 1], row_S, len(samples))
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -85,8 +89,11 @@ def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy of each supervised token [S], float32 (float64 for a float64 model), with gradient."""
     if batch.labels_S.numel() == 0:
         return torch.zeros(0, device=batch.ids_BT.device)
+    where = (
+        {"attention_mask": batch.attention_BT} if batch.positions_BT is None else {"position_ids": batch.positions_BT}
+    )
     with gathered_head(model, batch.predicts_BT):
-        output = model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+        output = model(input_ids=batch.ids_BT, use_cache=False, **where)
     return cross_entropy(output.logits, batch.labels_S)
 
 

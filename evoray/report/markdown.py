@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evoray.report.summary import Arm, Cascade, Interval, RunSummary
+from evoray.report.summary import Arm, Cascade, Interval, Progress, RunSummary
 from evoray.report.table import count, escape, interval, markdown_table, result_rows
 
 BASE, RANDOM = "base", "random"
@@ -14,6 +14,7 @@ def render(run: RunSummary) -> str:
         f"# {escape(run.name)}",
         _verdict(run),
         markdown_table(*result_rows(run.arms)),
+        _section("Rounds on the validate rows", _progress(run)),
         _section("What was chosen", _chosen(run)),
         _section("How the weights were found", _path(run)),
         _section("Certificates", _certificates(run)),
@@ -63,6 +64,28 @@ def _against_base(kept: Arm, base: Arm) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
+
+
+def _progress(run: RunSummary) -> str:
+    if not run.progress:
+        return ""
+    rows = [
+        (
+            str(one.round),
+            f"{one.loss:.4f}",
+            interval(one.against_untrained, signed=True),
+            f"{interval(one.against_best, signed=True)} ({f'round {one.best}' if one.best else 'untrained'})",
+            _harm(one),
+        )
+        for one in run.progress
+    ]
+    return markdown_table(("round", "loss", "loss - untrained [95%]", "loss - best before [95%]", ""), rows)
+
+
+def _harm(one: Progress) -> str:
+    if not one.harmful:
+        return "better" if one.against_best.high < 0 else "no clear difference"
+    return "HARMFUL, rolled back" if one.rolled_back else "HARMFUL, kept"
 
 
 def _chosen(run: RunSummary) -> str:

@@ -39,6 +39,19 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Progress:
+    """One round on the validate rows, by which the best one is chosen."""
+
+    round: Count
+    loss: float
+    against_untrained: Interval  # paired loss difference; negative is better
+    against_best: Interval
+    best: Count  # the best round before; 0: the untrained model
+    harmful: bool
+    rolled_back: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SourceShare:
     """How many rows of one source the pool holds and how many were chosen."""
 
@@ -123,6 +136,7 @@ class RunSummary:
     best: str  # name of the arm that the run kept
     choice: Choice
     command: str
+    progress: tuple[Progress, ...] = ()
     path: tuple[PathPoint, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     trace: tuple[TraceStep, ...] = ()

@@ -1,8 +1,6 @@
 """One rank's fine-tuning loop under DeepSpeed ZeRO.
 
-Every rank knows all rows of the round (they are few), so that each can compute the same plan of batches: an
-optimiser step's rows are dealt to the ranks in turn, each rank splits its share by a token budget, and
-ranks with fewer passes add passes of zero loss, because ZeRO's reductions pair up pass by pass.
+Every rank knows all rows of the round (they are few), so that each can compute the same plan of batches.
 
 The gradient of a step is that of the mean over its rows of the sample loss: the same loss whose gradients
 selection works with.
@@ -11,157 +9,195 @@ selection works with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from evoray.config import TrainingConfig
 from evoray.errors import StageError
 from evoray.models.chat import Encoded
-from evoray.models.loss import Batch, collate, sample_losses, token_budget_batches
-from evoray.models.moments import BETAS, Moments, canonical_name, save_moments
+from evoray.models.moments import Moments
+from evoray.training.checkpoints import Checkpoints, Progress
 from evoray.training.order import batches, learning_rate_factor
+from evoray.training.passes import Layout, Rank, passes
+from evoray.training.zero import Model, SampleLoss, restore, save_trained, set_rate, start_engine
+
+#: Called with the number of steps done and what was measured in the last one.
+OnStep = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank:
-    """This process among the workers of the round."""
+class Plan:
+    """What is trained on, in which order and how: the same on every rank."""
 
-    index: int
-    size: int
+    samples: Sequence[Encoded]
+    validate: Sequence[Encoded]  # rows that early stopping looks at; empty without it
+    layout: Layout
+    config: TrainingConfig
+    steps: int
+    seed: int
+    precision: torch.dtype | None
+    checkpoints: Checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Where an interrupted training was: its model is loaded from the same checkpoint."""
+
+    progress: Progress
+    moments: Moments
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """What a finished loop reports."""
 
-    steps: int
-    first_loss: float
-    last_loss: float
-    tokens: int  # unpadded tokens of all rows seen, over all ranks
-
-
-class _SampleLoss(nn.Module):
-    """The module that DeepSpeed wraps: a batch in, the sum of its sample losses out.
-
-    Autocast lives inside, where ZeRO's own precision handling does not interfere.
-    """
-
-    def __init__(self, model: PeftModel, precision: torch.dtype | None) -> None:
-        super().__init__()
-        self.model = model
-        self.precision = precision
-
-    def forward(self, batch: Batch) -> Tensor:
-        with torch.autocast(batch.ids_BT.device.type, self.precision, enabled=self.precision is not None):
-            return sample_losses(self.model, batch).sum()
+    progress: Progress
+    kept_step: int  # whose weights are kept: the last, or the best one where early stopping looked
+    seconds: float  # of this process in the loop, from the first step it did
 
 
 def train_rank(
-    model: PeftModel,
-    samples: Sequence[Encoded],
-    pad_id: int,
-    folder: Path,
-    config: TrainingConfig,
-    rank: Rank,
-    *,
-    steps: int,
-    seed: int,
-    precision: torch.dtype | None,
-    on_step: Callable[[int, float], None],
+    model: Model, plan: Plan, folder: Path, rank: Rank, *, resume: Resume | None, on_step: OnStep
 ) -> TrainResult:
-    """Train the adapter for `steps` steps; rank 0 leaves adapter and moments in `folder`.
+    """Train for the plan's steps; rank 0 leaves the weights and Adam's moments in `folder`.
 
-    Collective: every rank calls it with the same arguments. Raises StageError if the loss is not finite.
+    Collective: every rank calls it with the same arguments. Raises StageError if a loss or weight is not finite.
     """
-    engine = _initialise(_SampleLoss(model, precision), config)
-    device = next(model.parameters()).device
-    losses: list[float] = []
-    tokens = 0
-    for step, indices in enumerate(batches(len(samples), config.batch_size, steps, seed)):
-        rate = config.learning_rate * learning_rate_factor(step, steps, config.warmup_share, config.schedule)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
-        total = torch.zeros(1, device=device)
-        passes = _passes(samples, indices, config.micro_batch_tokens, rank)
-        for number, (rows, weight) in enumerate(passes):
-            batch = collate([samples[index] for index in rows], pad_id).to(device)
+    loop = _Loop(model, plan, rank, resume, on_step)
+    started = time.monotonic()
+    progress = loop.run()
+    seconds = time.monotonic() - started
+    kept = progress.step if progress.best_step is None else progress.best_step
+    if not save_trained(loop.module, folder, plan.config, write=rank.index == 0, steps=progress.step):
+        raise loop.diverged(f"weights that are not finite after step {progress.step}")
+    if kept != progress.step and rank.index == 0:
+        plan.checkpoints.folder(kept).copy_to(folder)
+    loop.engine.destroy()
+    return TrainResult(progress=progress, kept_step=kept, seconds=seconds)
+
+
+class _Loop:
+    def __init__(self, model: Model, plan: Plan, rank: Rank, resume: Resume | None, on_step: OnStep) -> None:
+        self.plan, self.rank, self.on_step = plan, rank, on_step
+        self.module = SampleLoss(model, plan.precision)
+        self.engine = start_engine(self.module, plan.config)
+        self.device = next(model.parameters()).device
+        self.progress = Progress() if resume is None else resume.progress
+        if resume is not None:
+            restore(self.engine, self.module, resume.moments, self._batch([0]))
+
+    def run(self) -> Progress:
+        config, plan = self.plan.config, self.plan
+        order = batches(len(plan.samples), config.batch_size, plan.steps, plan.seed)
+        for step in range(self.progress.step, plan.steps):
+            if self._stops_early():
+                break
+            self._step(step, order[step])
+            looked = self._look()
+            if looked or (config.checkpoint_steps and (step + 1) % config.checkpoint_steps == 0):
+                self._checkpoint()
+        return self.progress
+
+    def _step(self, step: int, indices: Sequence[int]) -> None:
+        config, started = self.plan.config, time.monotonic()
+        factor = learning_rate_factor(step, self.plan.steps, config.warmup_share, config.schedule)
+        set_rate(self.engine, config.learning_rate * factor)
+        total = torch.zeros(1, device=self.device)
+        planned = passes(self.plan.samples, indices, self.plan.layout, self.rank)
+        for number, (rows, weight) in enumerate(planned):
             # DeepSpeed averages over ranks; the factor `size` turns its mean into the sum over all rows.
-            loss = engine(batch) * (weight * rank.size / len(indices))
-            engine.set_gradient_accumulation_boundary(number == len(passes) - 1)
-            engine.backward(loss)
-            engine.step()
-            total += loss.detach() / rank.size
+            loss = self.engine(self._batch(rows)) * (weight * self.rank.size / len(indices))
+            self.engine.set_gradient_accumulation_boundary(number == len(planned) - 1)
+            self.engine.backward(loss)
+            self.engine.step()
+            total += loss.detach() / self.rank.size
         torch.distributed.all_reduce(total)
-        losses.append(float(total))
-        if not math.isfinite(losses[-1]):
-            raise StageError(
-                f"a training loss of {losses[-1]} in step {step}",
-                "a finite loss",
-                "lower training.learning_rate; the best model so far is unchanged",
-            )
-        tokens += sum(len(samples[index].ids) for index in indices)
-        on_step(step + 1, losses[-1])
-    _save(engine, model, folder, config.zero_stage, rank, steps)
-    return TrainResult(steps=steps, first_loss=losses[0], last_loss=losses[-1], tokens=tokens)
+        value, before = float(total), self.progress
+        if not math.isfinite(value):
+            raise self.diverged(f"a training loss of {value} in step {step + 1}")
+        tokens = sum(len(self.plan.samples[index].ids) for index in indices)
+        self.progress = replace(
+            before,
+            step=step + 1,
+            first_loss=value if before.first_loss is None else before.first_loss,
+            last_loss=value,
+            tokens=before.tokens + tokens,
+        )
+        measured = {
+            "loss": value,
+            "learning_rate": config.learning_rate * factor,
+            "gradient_norm": float(self.engine.get_global_grad_norm() or 0.0),
+            "tokens_per_second": tokens / max(time.monotonic() - started, 1e-9),
+        }
+        self.on_step(step + 1, measured)
 
+    def _batch(self, rows: Sequence[int]) -> Any:
+        return self.plan.layout.batch([self.plan.samples[index] for index in rows]).to(self.device)
 
-def _initialise(module: _SampleLoss, config: TrainingConfig) -> Any:
-    import deepspeed  # here and not above: importing it decides the accelerator of the process
+    def _stops_early(self) -> bool:
+        early = self.plan.config.early_stop
+        return early is not None and self.progress.worse >= early.patience
 
-    optimizer = {
-        "lr": config.learning_rate,
-        "betas": list(BETAS),
-        "weight_decay": config.weight_decay,
-        "torch_adam": True,
-    }
-    settings = {
-        # Batch sizes only feed DeepSpeed's own accounting: the loop decides where a step ends.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.max_grad_norm,
-        "optimizer": {"type": "AdamW", "params": optimizer},
-        "zero_optimization": {"stage": config.zero_stage},
-        "steps_per_print": 10**9,
-    }
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=settings)
-    return engine
+    def _look(self) -> bool:
+        """Where early stopping looks after this step: note the validate loss; whether it is the best so far."""
+        early, step = self.plan.config.early_stop, self.progress.step
+        if early is None or (step % early.every and step < self.plan.steps):
+            return False
+        loss = self._validate_loss()
+        if not math.isfinite(loss):
+            raise self.diverged(f"a validate loss of {loss} after step {step}")
+        self.on_step(step, {"validate_loss": loss})
+        best = self.progress.best_loss
+        if best is not None and not loss < best:
+            self.progress = replace(self.progress, worse=self.progress.worse + 1)
+            return False
+        self.progress = replace(self.progress, best_step=step, best_loss=loss, worse=0)
+        return True
 
+    def _validate_loss(self) -> float:
+        rows = self.plan.validate
+        total = torch.zeros(1, device=self.device)
+        with torch.no_grad():
+            for indices, weight in passes(rows, range(len(rows)), self.plan.layout, self.rank):
+                batch = self.plan.layout.batch([rows[index] for index in indices]).to(self.device)
+                losses: Tensor = self.engine(batch)
+                total += losses * weight
+        torch.distributed.all_reduce(total)
+        return float(total) / len(rows)
 
-def _passes(
-    samples: Sequence[Encoded], indices: Sequence[int], budget: int, rank: Rank
-) -> list[tuple[list[int], float]]:
-    """This rank's passes of one step as (rows, weight); weight 0 fills up to the longest rank's number."""
-    plans = []
-    for worker in range(rank.size):
-        share = list(indices[worker :: rank.size])
-        groups = token_budget_batches([len(samples[index].ids) for index in share], budget)
-        plans.append([[share[place] for place in group] for group in groups])
-    longest = max(len(plan) for plan in plans)
-    mine: list[tuple[list[int], float]] = [(rows, 1.0) for rows in plans[rank.index]]
-    return mine + [([indices[0]], 0.0)] * (longest - len(mine))
+    def _checkpoint(self) -> None:
+        """Weights that are not finite are no checkpoint: the next loss tells."""
+        progress, first = self.progress, self.rank.index == 0
+        with tempfile.TemporaryDirectory(prefix="evoray-checkpoint-") as scratch:
+            folder = Path(scratch)
+            done = save_trained(self.module, folder, self.plan.config, write=first, steps=progress.step)
+            if first and done:
+                before = self.plan.checkpoints.latest()  # good for sure only now: the loss under it was finite
+                self.plan.checkpoints.save(folder, progress)
+                kept = (progress.step, progress.best_step, None if before is None else before.step)
+                self.plan.checkpoints.keep({step for step in kept if step is not None})
 
-
-def _save(engine: Any, model: PeftModel, folder: Path, stage: int, rank: Rank, steps: int) -> None:
-    """Gather what ZeRO spread out; every rank takes part, rank 0 writes."""
-    import deepspeed
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-    def gathered(kind: str) -> dict[str, Tensor]:
-        states = {name: safe_get_full_optimizer_state(parameter, kind) for name, parameter in trained.items()}
-        return {canonical_name(name): state.detach().cpu().float() for name, state in states.items()}
-
-    moments = Moments(first=gathered("exp_avg"), second=gathered("exp_avg_sq"), steps=steps, origin="optimizer")
-    with deepspeed.zero.GatheredParameters(list(trained.values()), enabled=stage == 3):
-        if rank.index == 0:
-            model.save_pretrained(folder, safe_serialization=True)
-            save_moments(folder, moments)
-    engine.destroy()
+    def diverged(self, what: str) -> StageError:
+        """What to tell of a training that cannot go on. Weights under which a loss is not finite are not kept."""
+        checkpoints, step = self.plan.checkpoints, self.progress.step
+        good = checkpoints.latest(below=step)
+        if self.rank.index == 0:
+            checkpoints.keep({one for one in (good and good.step, self.progress.best_step) if one})
+        kept = (
+            "no checkpoint was written before"
+            if good is None
+            else f"the last good checkpoint, of step {good.step}, is kept at {checkpoints.folder(good.step)}"
+        )
+        return StageError(
+            f"{what} of {self.plan.steps}; {kept}",
+            "a training that stays finite",
+            "lower training.learning_rate in another run directory (`store` lets runs share features), or look for rows"
+            " that the model cannot take; models of earlier rounds are unchanged",
+        )

@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 
 from evoray.errors import StageError
-from evoray.evaluation.intervals import bootstrap_mean, paired_difference, paired_difference_seeds, summarise
+from evoray.evaluation.intervals import (
+    bootstrap_mean,
+    compare_scores,
+    paired_difference,
+    paired_difference_seeds,
+    summarise,
+)
 
 RNG = np.random.default_rng(7)
 VALUES = RNG.exponential(size=120)
@@ -101,6 +107,30 @@ def test_a_summary_holds_means_and_says_what_could_not_be_judged() -> None:
     assert summary.loss_low <= summary.loss <= summary.loss_high
 
 
-def test_a_summary_without_choices_has_no_accuracy() -> None:
+def test_verdicts_may_lie_between_right_and_wrong() -> None:
+    summary = summarise([1.0, 2.0, 3.0], [1.0, 0.25, None])
+    assert summary.accuracy == 0.625
+    assert summary.accuracy_low is not None and summary.accuracy_high is not None
+    assert 0.25 <= summary.accuracy_low <= 0.625 <= summary.accuracy_high <= 1.0
+
+
+def test_a_comparison_holds_both_summaries_and_differences_over_the_rows_that_both_have() -> None:
+    first = ([1.0, 2.0, math.nan, 4.0], [1.0, 0.5, 0.0, None])
+    second = ([3.0, 1.0, 5.0, 4.5], [0.0, 0.5, None, 1.0])
+    found = compare_scores(*first, *second)
+    assert (found.model, found.against) == (summarise(*first), summarise(*second))
+    assert found.loss == pytest.approx(np.mean([-2.0, 1.0, -0.5]))
+    assert (found.loss, found.loss_low, found.loss_high) == paired_difference(first[0], second[0], seed=0)
+    assert found.accuracy == pytest.approx(np.mean([1.0, 0.0]))
+    assert (found.rows, found.verdicts) == (3, 2)
+
+
+def test_a_comparison_without_verdicts_in_common_is_one_of_losses_alone() -> None:
+    found = compare_scores([1.0, 2.0], [1.0, None], [1.0, 1.0], [None, 1.0])
+    assert (found.accuracy, found.accuracy_low, found.accuracy_high, found.verdicts) == (None, None, None, 0)
+    assert found.loss == 0.5
+
+
+def test_a_summary_without_verdicts_has_no_accuracy() -> None:
     summary = summarise([1.0, 2.0], [None, None])
     assert (summary.accuracy, summary.accuracy_low, summary.accuracy_high, summary.facts) == (None, None, None, None)

@@ -19,6 +19,7 @@ from evoray.models.loading import (
     new_adapter,
 )
 from evoray.models.reference import model_fingerprint, resolve_model
+from tests.tiny import build_tiny_model
 
 
 def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
@@ -68,6 +69,14 @@ def test_an_adapter_of_another_shape_is_refused(tiny_model_dir: Path, tmp_path: 
     new_adapter(load_model(str(wide)), LoraConfig(rank=2), 0).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="model of this shape"):
         load_adapter(load_model(str(tiny_model_dir)), str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_adapter_of_another_depth_is_refused(tiny_model_dir: Path, tmp_path: Path, layers: int) -> None:
+    new_adapter(load_model(str(tiny_model_dir)), LoraConfig(), seed=0).save_pretrained(tmp_path / "adapter")
+    other = build_tiny_model(tmp_path / "other", num_hidden_layers=layers)
+    with pytest.raises(ModelError, match="weights too many and"):
+        load_adapter(load_model(str(other)), str(tmp_path / "adapter"))
 
 
 def test_a_fresh_adapter_depends_on_its_seed_alone(tiny_model_dir: Path) -> None:

@@ -90,3 +90,14 @@ def _loss(model: PeftModel, sample: Encoded) -> Tensor:
     labels = ids.masked_fill(~torch.tensor([sample.supervised]), -100)
     loss: Tensor = model(input_ids=ids, labels=labels).loss
     return loss
+
+
+def validate_loss(model_dir: Path, weights: dict[str, Tensor], rows: Sequence[Row]) -> float:
+    """Mean loss of rows under the tiny model with these weights of its adapter."""
+    model = tiny_adapter(model_dir)
+    named = dict(model.named_parameters())
+    for name, value in weights.items():
+        named[name].data = value
+    samples = encode(rows, load_tokenizer(str(model_dir)), 96)
+    with torch.no_grad():
+        return sum(_loss(model, sample).item() for sample in samples) / len(samples)

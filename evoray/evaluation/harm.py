@@ -1,0 +1,32 @@
+"""Whether a round did harm: its losses on the validate rows against the untrained model and the best round so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evoray.evaluation.intervals import paired_difference
+
+_BOOTSTRAP_SEED = 0
+
+
+def compare_round(
+    losses: Sequence[float], untrained: Sequence[float], best: Sequence[float], best_round: int, roll_back: bool
+) -> dict[str, Any]:
+    """Paired differences of the rows' losses with 95% intervals, for the record of a round; negative is better.
+
+    A round is harmful where the whole interval against the best model so far lies above zero.
+    """
+    against_best = _difference(losses, best)
+    harmful = against_best["low"] > 0
+    return {
+        "against_untrained": _difference(losses, untrained),
+        "against_best": {"round": best_round, **against_best},
+        "harmful": harmful,
+        "rolled_back": harmful and roll_back,
+    }
+
+
+def _difference(losses: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    names = ("value", "low", "high")
+    return dict(zip(names, map(float, paired_difference(losses, others, _BOOTSTRAP_SEED)), strict=True))
