@@ -2,12 +2,13 @@
 
 Each is written as a good engineer writes it with transformers and peft alone, in one process with all cores, and none
 uses evoray's attention, head or batching. Run as a script, this file measures the settings that each could have; the
-defaults are the fastest that were seen on a processor (one thread, mixed rows):
+defaults are the fastest that were seen on a processor (mixed rows):
 
-- Training: eager attention and passes of two rows of similar length. In float32, fused attention and passes of a single
-  row are level with it; with bfloat16 weights fused attention is 14 % slower. Passes of four and eight rows are slower
-  by up to 28 %. Where the processor multiplies bfloat16, frozen weights in that type are faster than float32 by two
-  thirds, and faster than autocast over float32 weights, which casts frozen weights anew in every pass.
+- Training in float32: fused attention and passes of a single row on two threads, 4 % before passes of two rows of
+  similar length and 6 % before eager attention; on one thread the three are level within 1 %. Larger passes lose up to
+  a quarter: what they save in calls is less than what padding and the logits of all positions cost.
+- In bfloat16, where the processor multiplies it (`BFLOAT16_FASTEST`): frozen weights in that type, eager attention and
+  passes of two rows; fused attention is 14 % slower. Autocast over float32 weights casts them anew in every pass.
 - Scoring: fused attention, and the output layer only where a token of the choice is predicted: 5 % faster than eager
   attention, 6 % than `logits_to_keep`, which keeps the same positions of all rows, 22 % than full logits.
 
@@ -57,10 +58,13 @@ def clock() -> float:
 class Setting:
     """How the plain loop trains."""
 
-    attention: str = "eager"
-    micro_rows: int = 2  # rows of one pass; a step accumulates over its passes
+    attention: str = "sdpa"
+    micro_rows: int = 1  # rows of one pass; a step accumulates over its passes
     sort: bool = True  # the rows of a step by length before they are cut into passes
     bfloat16: str = ""  # "", "autocast" (over float32 weights) or "weights" (frozen weights in it as well)
+
+
+BFLOAT16_FASTEST = Setting("eager", 2, True, "weights")
 
 
 @dataclass(frozen=True)
