@@ -234,6 +234,8 @@ def train(
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         identity = identify_model(model, site.events)
+        if start is not None:
+            start.check_base(model, identity)
         pool = read_pool(data, reading, site)  # refuses unusable data before workers start
         looks = settings.early_stop is not None and target is not None
         validate = open_target(_needed(target, "--target"), "validate", seed, 64, site).source if looks else None

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from evoray.config import ClusterConfig
 from evoray.config_file import load_config
 from evoray.engine.round import STATES
+from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.single import select
 from tests.conftest import FinishedRun
@@ -184,3 +185,33 @@ def wait_for(record: Path, process: subprocess.Popen[bytes], folder: Path) -> No
         assert process.poll() is None, f"ended before {record.name}: {(folder / 'errors.txt').read_text()}"
         assert time.monotonic() < deadline, f"no {record.name} in time"
         time.sleep(0.02)
+
+
+@pytest.mark.soak
+def test_a_harmful_round_is_rolled_back(finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path) -> None:
+    task = shutil.copytree(finished_run.task, tmp_path / "task")
+    config = write_run_config(
+        task, tiny_model_dir, tmp_path / "run", selection={"k": 8, "selector": "random"}, evaluation={"control": False},
+        training={"epochs": 8, "batch_size": 2, "learning_rate": 20.0, "on_harm": "roll_back", "workers": 1},
+    )  # fmt: skip
+    result = run(load_config(config))
+    assert [(one.harmful, one.rolled_back, one.best) for one in result.summary.progress] == [(True, True, 0)] * ROUNDS
+    assert result.best == 0
+    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["best.json"]
+    assert "HARMFUL, rolled back" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.soak
+def test_all_weights_can_be_trained_in_every_round(
+    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    task = shutil.copytree(finished_run.task, tmp_path / "task")
+    config = write_run_config(
+        task, tiny_model_dir, tmp_path / "run", training={"epochs": 1, "batch_size": 2, "weights": "full", "workers": 1}
+    )
+    with pytest.raises(ConfigError, match=r"features\.refresh"):
+        load_config(config)
+    result = run(load_config(config, ["features.refresh=never"]))
+    losses = [arm.loss.value for arm in result.summary.arms if arm.name in ("base", "round 1", "round 2")]
+    assert losses == sorted(losses, reverse=True)
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()

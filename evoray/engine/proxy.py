@@ -46,7 +46,9 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: str, model_identity: str, adapter: Folder | None = None) -> Checkpoint:
-        """Read the adapter's weights for their fingerprint."""
+        """Read the adapter's weights for their fingerprint. Raises ModelError for one of another model."""
+        if adapter is not None:
+            adapter.check_base(model, model_identity)
         parts = (
             {"model": model_identity}
             if adapter is None
@@ -89,6 +91,8 @@ def ready_proxy(
     if not features.adapters and features.uses_lora:
         return warm_up_adapter(pool, model, identity, lora, features, seed, site)
     adapters = [Folder.at(path) for path in features.adapters]
+    for adapter in adapters:
+        adapter.check_base(model, identity)
     if features.uses_lora and features.preconditioning == "adam":
         adapters = [with_moments(adapter, pool, model, identity, features, seed, site) for adapter in adapters]
     return Proxy.of(model, identity, adapters, features.adapter_weights)

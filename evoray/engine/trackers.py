@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -98,7 +99,8 @@ def _tensorboard(storage: Storage, resumed: Mapping[str, int], track: Tracking, 
     for series, step in resumed.items():
         folder = root / series.replace(" ", "-")
         purge = step + 1 if folder.is_dir() else None  # what was written after the checkpoint is written again
-        writers[series] = SummaryWriter(str(folder), purge_step=purge)
+        unique = f".{time.time_ns()}"  # files are named by the second: two starts within one would be one file
+        writers[series] = SummaryWriter(str(folder), purge_step=purge, filename_suffix=unique)
         if not storage.is_local:
             prefix = f"{_PREFIX}/{folder.name}"
             track.at_end(_BOARD, partial(Folder(storage=storage, prefix=prefix).upload, folder))

@@ -21,12 +21,10 @@ from evoray.engine.session import Session
 from evoray.engine.site import Source, fingerprint
 from evoray.engine.trackers import tracking
 from evoray.errors import ConfigError, EvorayError, StageError, UserError
-from evoray.models.folder import Folder
+from evoray.models.folder import OUTCOME_FILE, Folder
 
 if TYPE_CHECKING:
     from evoray.training.checkpoints import Checkpoints, Progress
-
-OUTCOME = "training.json"
 
 #: Settings that say where and how often, not what is trained: a training may go on under others.
 _WHERE = {"workers", "zero_stage", "offload", "checkpoint_steps"}
@@ -73,9 +71,9 @@ class TrainJob:
 
     def outcome(self) -> dict[str, Any] | None:
         """The facts of the finished training, or None."""
-        if not self.out.has(OUTCOME):
+        if not self.out.has(OUTCOME_FILE):
             return None
-        facts: dict[str, Any] = self.out.storage.read_json(f"{self.out.prefix}/{OUTCOME}")
+        facts: dict[str, Any] = self.out.storage.read_json(f"{self.out.prefix}/{OUTCOME_FILE}")
         return facts if facts.pop("identity") == self.identity else None
 
 
@@ -232,6 +230,7 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
             done = result.progress
             facts = {
                 "identity": job.identity,
+                "model": job.inputs.get("model"),
                 "rows": len(data.samples),
                 "left_out": data.left_out,
                 "row_tokens": sum(len(sample.ids) for sample in data.samples),
@@ -246,7 +245,7 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
                 "packed": plan.layout.packed,
                 "seconds": round(result.seconds, 3),
             }
-            job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME}", facts)
+            job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
             job.checkpoints.keep(set())
 
 
@@ -303,7 +302,7 @@ def _steps(job: TrainJob, rows: int) -> int:
     from evoray.training.order import steps_of
 
     if isinstance(job.steps, Folder):
-        return int(job.steps.storage.read_json(f"{job.steps.prefix}/{OUTCOME}")["planned_steps"])
+        return int(job.steps.storage.read_json(f"{job.steps.prefix}/{OUTCOME_FILE}")["planned_steps"])
     return job.steps or steps_of(rows, job.config.batch_size, job.config.epochs)
 
 

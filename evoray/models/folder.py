@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from evoray.storage import Storage
 
 #: Beside an adapter: its optimiser's moments (see `moments`). Named here, where no torch is needed.
 MOMENTS_FILE = "moments.safetensors"
+#: Beside what a training left: its facts, written last.
+OUTCOME_FILE = "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,19 @@ class Folder:
             if name in ("adapter_config.json", "config.json") or name.endswith(".safetensors"):
                 digest.update(name.encode() + self.storage.read(key))
         return digest.hexdigest()
+
+    def check_base(self, model: str, identity: str) -> None:
+        """Raise ModelError where evoray trained this on another model than the one of this fingerprint.
+
+        Shapes alone do not tell: an adapter fits every model of equal widths and enough layers.
+        """
+        trained_on = json.loads(self.read(OUTCOME_FILE)).get("model") if self.has(OUTCOME_FILE) else None
+        if trained_on is not None and trained_on != identity:
+            raise ModelError(
+                f"{self}, trained on another model than {model} (fingerprint {trained_on[:12]}, not {identity[:12]})",
+                "what was trained on this model",
+                "give the model that it was trained on",
+            )
 
     def upload(self, source: Path) -> None:
         """Write every file of a local directory below the prefix."""
