@@ -24,7 +24,16 @@ from evoray.pipeline import run
 from evoray.single import select
 from tests.conftest import FinishedRun
 from tests.processes import alive, ended, marked
-from tests.tiny_run import FLAWS, ROUNDS, outcome, pool_features, results, unit_files, write_run_config
+from tests.tiny_run import (
+    FLAWS,
+    ROUNDS,
+    outcome,
+    pool_features,
+    results,
+    unit_files,
+    write_flawed_task,
+    write_run_config,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -188,24 +197,24 @@ def wait_for(record: Path, process: subprocess.Popen[bytes], folder: Path) -> No
 
 
 @pytest.mark.soak
-def test_a_harmful_round_is_rolled_back(finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path) -> None:
-    task = shutil.copytree(finished_run.task, tmp_path / "task")
+def test_a_harmful_round_is_rolled_back(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """All weights at a rate that ruins the model."""
+    training = {"weights": "full", "epochs": 2, "batch_size": 2, "learning_rate": 0.5, "on_harm": "roll_back"}
     config = write_run_config(
-        task, tiny_model_dir, tmp_path / "run", selection={"k": 8, "selector": "random"}, evaluation={"control": False},
-        training={"epochs": 8, "batch_size": 2, "learning_rate": 20.0, "on_harm": "roll_back", "workers": 1},
+        write_flawed_task(tmp_path / "task"), tiny_model_dir, tmp_path / "run", evaluation={"control": False},
+        selection={"k": 8, "selector": "random"}, training={**training, "workers": 1},
     )  # fmt: skip
     result = run(load_config(config))
-    assert [(one.harmful, one.rolled_back, one.best) for one in result.summary.progress] == [(True, True, 0)] * ROUNDS
-    assert result.best == 0
-    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["best.json"]
+    second = result.summary.progress[1]
+    assert (second.harmful, second.rolled_back, second.best, result.best) == (True, True, 1, 1)
+    kept, first = tmp_path / "run" / "best", tmp_path / "run" / "rounds" / "0001" / "adapter"
+    assert (kept / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert "HARMFUL, rolled back" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.soak
-def test_all_weights_can_be_trained_in_every_round(
-    finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    task = shutil.copytree(finished_run.task, tmp_path / "task")
+def test_all_weights_can_be_trained_in_every_round(tiny_model_dir: Path, tmp_path: Path) -> None:
+    task = write_flawed_task(tmp_path / "task")
     config = write_run_config(
         task, tiny_model_dir, tmp_path / "run", training={"epochs": 1, "batch_size": 2, "weights": "full", "workers": 1}
     )
