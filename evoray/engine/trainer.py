@@ -272,6 +272,13 @@ def _read_samples(job: TrainJob, tokenizer: Any) -> _Data:
     samples = [sample for sample in encode(rows, tokenizer, job.max_tokens) if any(sample.supervised)]
     looked = [] if job.validate is None or job.config.early_stop is None else job.validate.read()
     validate = [sample for sample in encode(looked, tokenizer, job.max_tokens) if any(sample.supervised)]
+    for kind, needed, found in (("training", True, samples), ("validate", bool(looked), validate)):
+        if needed and not found:
+            raise StageError(
+                f"no {kind} row of {job.name} with a token that carries loss",
+                "rows whose response begins within features.max_tokens",
+                "raise features.max_tokens, or look at the rows",
+            )
     left_out = len(refused) + len(rows) - len(samples)
     return _Data(samples=samples, validate=validate, left_out=left_out, pad_id=int(tokenizer.pad_token_id))
 

@@ -185,9 +185,13 @@ class _Loop:
                 self.plan.checkpoints.keep({step for step in kept if step is not None})
 
     def diverged(self, what: str) -> StageError:
-        """What to tell of a training that cannot go on. Weights under which a loss is not finite are not kept."""
+        """What to tell of a training that cannot go on. Collective.
+
+        Weights under which a loss is not finite are not kept.
+        """
         checkpoints, step = self.plan.checkpoints, self.progress.step
         good = checkpoints.latest(below=step)
+        torch.distributed.barrier()  # every rank has looked before one deletes
         if self.rank.index == 0:
             checkpoints.keep({one for one in (good and good.step, self.progress.best_step) if one})
         kept = (
