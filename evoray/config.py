@@ -219,7 +219,7 @@ class TrainingConfig(_Section):
     offload: Literal["none", "optimizer", "all"] = "none"  # from GPU to host memory: Adam's state, or weights as well
     workers: int = Field(2, ge=1)
     precision: Precision = "auto"
-    checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; None: none is written
+    checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; None: only early_stop's
     early_stop: EarlyStopConfig | None = None
     start_from: Literal["base", "previous"] = Field("previous", alias="from")  # of rounds after the first
     on_harm: Literal["flag", "roll_back"] = "flag"  # a round that made the model worse on validate: go on from the best
@@ -244,7 +244,7 @@ class EvaluationConfig(_Section):
     scorer: str = "auto"  # auto (choice where rows have choices), loss, choice, exact_match, or package.module:function
     extract: str | dict[str, str] = "whole"  # how the answer is cut out of generated text: one rule, or one a subtask
     max_new_tokens: int = Field(64, ge=1)  # of a generated answer
-    control: bool = True  # also train on random rows of the same tokens and steps, for comparison
+    control: bool = True  # also train on random rows of the same tokens and planned steps, to compare
 
     @model_validator(mode="after")
     def _known_scorer(self) -> EvaluationConfig:

@@ -29,10 +29,7 @@ _ROWS = {"adapter": SELECTED, "control": CONTROL_ROWS}
 def train_arms(context: Context, number: int, arms: Sequence[str]) -> dict[str, Any]:
     """Train arms of a round in one launch; the facts of the first."""
     jobs = [_job(context, number, arm) for arm in arms]
-    facts, *others = train(jobs, context.site.session, context.site.events)
-    for arm, found in zip(arms, [facts, *others], strict=True):
-        context.site.events.write("trained", round=number, arm=arm, **found)
-    return facts
+    return train(jobs, context.site.session, context.site.events)[0]
 
 
 def _job(context: Context, number: int, arm: str) -> TrainJob:
@@ -100,12 +97,14 @@ def best_round(context: Context, through: int) -> int:
     return int(np.argmin(losses))
 
 
-def keep_best(context: Context, through: int) -> None:
+def keep_best(context: Context) -> None:
     """Have `best/` hold the weights of the best round so far (none for the untrained model), and say which it is.
 
-    Its record goes first and comes last: a folder without one is about to change.
+    So far is up to the last round that was evaluated: a run that is gone through again takes nothing back. The record
+    goes first and comes last: a folder without one is about to change.
     """
-    storage, best = context.storage, best_round(context, through)
+    done = [number for number in range(1, context.config.rounds + 1) if context.rounds.states(number, ("evaluated",))]
+    storage, best = context.storage, best_round(context, max(done, default=0))
     record = {"round": best, "model": context.config.model, "loss": context.record(best, "evaluated")["loss"]}
     if storage.exists(_BEST) and storage.read_json(_BEST) == record:
         return

@@ -52,20 +52,16 @@ def watched(counter: Any, stage: Stage, on_measured: Callable[[Measured], None] 
     """Pass a counter's progress on to a stage, and what was measured to a function, for the time of the block."""
     finished = threading.Event()
 
-    def look() -> bool:
-        try:
+    def look() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # a slow answer comes later; of a failure the job tells
             done, total, measured = ray.get(counter.state.remote(), timeout=5)
-        except ray.exceptions.RayError:
-            return False  # the job's own failure is reported where it is waited for
-        stage.share(done, total)
-        for one in measured:
-            on_measured(one)
-        return True
+            stage.share(done, total)
+            for one in measured:
+                on_measured(one)
 
     def poll() -> None:
         while not finished.wait(_SECONDS):
-            if not look():
-                return
+            look()
         look()
 
     thread = threading.Thread(target=poll, daemon=True)

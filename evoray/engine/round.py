@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evoray.alignment.reduction import Array
-from evoray.engine.arms import ARMS, CONTROL_ROWS, evaluate_arms, keep_best, train_arms
+from evoray.engine.arms import ARMS, CONTROL_ROWS, evaluate_arms, keep_best, kept_rounds, train_arms
 from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import (
     Goal,
@@ -58,7 +58,7 @@ def play_round(context: Context, number: int) -> None:
         step(number, "control_drawn", lambda: _draw_control(context, number, features))
     step(number, "trained", lambda: train_arms(context, number, ARMS if controlled else ARMS[:1]))
     step(number, "evaluated", lambda: evaluate_arms(context, number, ARMS if controlled else ARMS[:1]))
-    keep_best(context, number)
+    keep_best(context)
     if controlled:
         step(number, "control_trained", lambda: train_arms(context, number, ARMS[1:]))
         step(number, "control_evaluated", lambda: evaluate_arms(context, number, ARMS[1:]))
@@ -154,7 +154,10 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
         ids, align_MD = read_features(features.align)
         _, validate_MD = read_features(features.validate)
         goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
-        memory = memory_of(features.pool.store, features.pool.units, used, seed)
+        learnt = [
+            row_id for earlier in kept_rounds(context, number) for row_id in context.record(earlier, "selected")["ids"]
+        ]
+        memory = memory_of(features.pool.store, features.pool.units, learnt, seed)
         start_g_M = _earlier_potentials(context, number, ids)
     with context.site.events.stage(f"align and select {number}", 1) as stage:
         choice = choose(

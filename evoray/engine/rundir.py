@@ -23,7 +23,10 @@ MANIFEST = "manifest.json"
 SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
-_MAY_CHANGE = ("address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb")
+_MAY_CHANGE = {
+    "cluster": {"address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb"},
+    "training": {"workers", "zero_stage", "offload", "checkpoint_steps"},
+}
 
 #: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
 _OF_A_RUN = (
@@ -55,7 +58,8 @@ def open_run(storage: Storage, config: RunConfig) -> None:
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
-    kept["cluster"] = {key: value for key, value in config.get("cluster", {}).items() if key not in _MAY_CHANGE}
+    for section, free in _MAY_CHANGE.items():
+        kept[section] = {key: value for key, value in config.get(section, {}).items() if key not in free}
     return kept
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from evoray.engine.rundir import existing
 from evoray.errors import ConfigError, ModelError
 from evoray.models.folder import Folder
+from evoray.models.reference import model_fingerprint
 from evoray.storage import Storage
 
 
@@ -31,6 +32,7 @@ def export_model(source: str, out: str, *, model: str | None = None) -> Exported
     Raises ConfigError where there is nothing to merge, ModelError where it does not fit the model.
     """
     folder, base = _find(source, model)
+    folder.check_base(base, model_fingerprint(base))
     with tempfile.TemporaryDirectory(prefix="evoray-model-") as scratch:
         _merge(folder.fetch(), base, Path(scratch))
         target = Storage(out)

@@ -98,7 +98,7 @@ def _tensorboard(storage: Storage, resumed: Mapping[str, int], track: Tracking, 
     writers = {}
     for series, step in resumed.items():
         folder = root / series.replace(" ", "-")
-        purge = step + 1 if folder.is_dir() else None  # what was written after the checkpoint is written again
+        purge = step + 1 if step or folder.is_dir() else None  # what came after the checkpoint is written again
         unique = f".{time.time_ns()}"  # files are named by the second: two starts within one would be one file
         writers[series] = SummaryWriter(str(folder), purge_step=purge, filename_suffix=unique)
         if not storage.is_local:

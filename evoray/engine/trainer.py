@@ -20,7 +20,7 @@ from evoray.engine.remote import evoray_cause
 from evoray.engine.session import Session
 from evoray.engine.site import Source, fingerprint
 from evoray.engine.trackers import tracking
-from evoray.errors import ConfigError, EvorayError, StageError, UserError
+from evoray.errors import ConfigError, EvorayError, StageError, StorageError, UserError
 from evoray.models.folder import OUTCOME_FILE, Folder
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TrainJob:
             config=self.config.model_dump(exclude=_WHERE),
             max_tokens=self.max_tokens,
             max_chars=self.max_chars,
-            steps=str(self.steps),
+            steps=self.steps.prefix if isinstance(self.steps, Folder) else self.steps,
             seed=self.seed,
         )
 
@@ -85,29 +85,42 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
     Raises the workers' EvorayError, or StageError.
     """
     jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
-    if all(job.outcome() is not None for job in jobs):
-        return _outcomes(jobs)
-    label = " and ".join(job.name for job in jobs)
-    with events.stage(f"train {label}", 0) as stage:
-        failures, reached = 0, _reached(jobs)
-        while any(job.outcome() is None for job in jobs):
-            try:
-                _launch([job for job in jobs if job.outcome() is None], session, events, stage)
-            except Exception as error:
-                known = evoray_cause(error)
-                if isinstance(known, UserError | StageError):  # of no other outcome if tried again
-                    raise known from error
-                before, reached = reached, _reached(jobs)
-                failures = 1 if reached > before else failures + 1
-                if failures >= session.attempts:
-                    raise _given_up(error, failures) from error
-                events.write("training interrupted", error=str(error), jobs_and_step=reached)
-                events.display.note(f"training lost a worker ({_reason(error)}): it goes on from its last checkpoint")
-    return _outcomes(jobs)
+    begun = [job for job in jobs if job.outcome() is None]
+    if begun:
+        label = " and ".join(job.name for job in jobs)
+        with events.stage(f"train {label}", 0) as stage:
+            _train_all(begun, session, events, stage)
+    outcomes = {job.name: _outcome(job) for job in jobs}
+    for job in jobs:
+        job.checkpoints.keep(set())  # an interruption may have left some of a finished training
+    for job in begun:
+        events.write("trained", job=job.name, **outcomes[job.name])
+    return list(outcomes.values())
 
 
-def _outcomes(jobs: Sequence[TrainJob]) -> list[dict[str, Any]]:
-    return [facts for facts in (job.outcome() for job in jobs) if facts is not None]
+def _train_all(jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage) -> None:
+    """Launch until all are done. Raises as `train`."""
+    failures, reached = 0, _reached(jobs)
+    while any(job.outcome() is None for job in jobs):
+        try:
+            _launch([job for job in jobs if job.outcome() is None], session, events, stage)
+        except Exception as error:
+            known = evoray_cause(error)
+            if isinstance(known, UserError | StageError):  # of no other outcome if tried again
+                raise known from error
+            before, reached = reached, _reached(jobs)
+            failures = 1 if reached > before else failures + 1
+            if failures >= session.attempts:
+                raise _given_up(error, failures) from error
+            events.write("training interrupted", error=str(error), jobs_and_step=reached)
+            events.display.note(f"training was interrupted ({_reason(error)}): it goes on from its last checkpoint")
+
+
+def _outcome(job: TrainJob) -> dict[str, Any]:
+    facts = job.outcome()
+    if facts is None:
+        raise StorageError(f"no outcome of {job.name} in {job.out}", "what its training wrote", "run it again")
+    return facts
 
 
 def _checked(job: TrainJob) -> TrainJob:
@@ -172,8 +185,8 @@ def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: S
                 trainer.fit()
         finally:
             ray.kill(counter)
-    for problem in track.problems:
-        events.display.note(problem)
+            for problem in track.problems:
+                events.display.note(problem)
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -194,6 +207,8 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
 
 def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any) -> None:
+    import torch
+
     from evoray.models.loading import autocast_dtype, cast_frozen, load_tokenizer, to_device
     from evoray.models.moments import load_moments
     from evoray.training.deepspeed import Plan, Resume, train_rank
@@ -247,6 +262,7 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
             }
             job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
             job.checkpoints.keep(set())
+    torch.distributed.barrier()  # the next job may read what this one wrote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,10 +273,16 @@ class _Data:
     pad_id: int
 
     def layout(self, model: Any, config: TrainingConfig) -> Any:
+        import torch
+
         from evoray.models.packing import keeps_packed_apart
         from evoray.training.passes import Layout
 
-        packed = config.packing and keeps_packed_apart(model)
+        # Passes have to pair up over the ranks: all pack, or none does.
+        agreed = torch.tensor([float(config.packing and keeps_packed_apart(model))])
+        agreed = agreed.to(next(model.parameters()).device)
+        torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
+        packed = bool(agreed)
         return Layout(pad_id=self.pad_id, budget=config.micro_batch_tokens, packed=packed)
 
 
@@ -317,8 +339,8 @@ def _given_up(error: Exception, failures: int) -> EvorayError:
     return StageError(
         f"training lost its workers {failures} times in a row without getting further: {error}",
         "a training that runs to its end",
-        "give workers more memory (lower training.micro_batch_tokens), write checkpoints more often"
-        " (training.checkpoint_steps), or see the message; the same command resumes",
+        "see the message; more memory for each worker, or checkpoints more often (training.checkpoint_steps), and the"
+        " same command goes on",
     )
 
 

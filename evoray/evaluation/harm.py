@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from evoray.evaluation.intervals import paired_difference
 
 _BOOTSTRAP_SEED = 0
+_LEAST_ROWS = 8
 
 
 def compare_round(
@@ -15,10 +18,12 @@ def compare_round(
 ) -> dict[str, Any]:
     """Paired differences of the rows' losses with 95% intervals, for the record of a round; negative is better.
 
-    A round is harmful where the whole interval against the best model so far lies above zero.
+    A round is harmful where the whole interval against the best model so far lies above zero; with fewer than 8 rows
+    that have a loss none is, for their interval says nothing.
     """
     against_best = _difference(losses, best)
-    harmful = against_best["low"] > 0
+    compared = np.isfinite(np.asarray(losses, float) - np.asarray(best, float)).sum()
+    harmful = bool(against_best["low"] > 0 and compared >= _LEAST_ROWS)
     return {
         "against_untrained": _difference(losses, untrained),
         "against_best": {"round": best_round, **against_best},

@@ -21,6 +21,8 @@ from obstore.store import LocalStore, from_url
 
 from evoray.errors import ConfigError, StorageError
 
+_LARGEST_PUT = 1 << 30  # bytes
+
 
 class Storage:
     """Objects named by `/`-separated keys under a root URI. Picklable: it travels as its URI.
@@ -101,7 +103,9 @@ class Storage:
 
     def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> None:
         try:
-            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+            # Object stores bound a single put; a conditional one cannot come in parts, and is small.
+            parts = mode == "overwrite" and len(data) > _LARGEST_PUT and not self.is_local
+            obstore.put(self._store, key, data, mode=mode, use_multipart=parts)
         except AlreadyExistsError:
             raise
         except (OSError, BaseError) as error:

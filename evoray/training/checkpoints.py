@@ -55,7 +55,7 @@ class Checkpoints:
 
     def latest(self, below: int | None = None) -> Progress | None:
         """The progress of the newest whole checkpoint (of a step below a given one), or None."""
-        return next((progress for progress in self._whole() if below is None or progress.step < below), None)
+        return next(self._whole(below), None)
 
     def keep(self, steps: set[int]) -> None:
         """Delete all checkpoints but those of some steps; a record goes before its files."""
@@ -69,15 +69,23 @@ class Checkpoints:
         found = (_RECORD.match(key.removeprefix(f"{self.prefix}/")) for key in self.storage.keys(self.prefix))
         return sorted((int(match.group(1)) for match in found if match), reverse=True)
 
-    def _whole(self) -> Iterator[Progress]:
+    def _whole(self, below: int | None) -> Iterator[Progress]:
         for step in self._steps():
-            record = self.storage.read_json(f"{self.prefix}/{_name(step)}.json")
-            if record["identity"] == self.identity and self._matches(self.folder(step), record["files"]):
-                yield Progress(**record["progress"])
+            found = self.find(step) if below is None or step < below else None
+            best = None if found is None else found.best_step
+            if found is not None and (best in (None, step) or self.find(best) is not None):
+                yield found
 
-    @staticmethod
-    def _matches(folder: Folder, files: dict[str, Any]) -> bool:
-        return all(folder.has(name) and _sha256(folder.read(name)) == digest for name, digest in files.items())
+    def find(self, step: int) -> Progress | None:
+        """The progress of the checkpoint of one step; None where it is not there, not whole, or of another training."""
+        key, folder = f"{self.prefix}/{_name(step)}.json", self.folder(step)
+        record: dict[str, Any] = self.storage.read_json(key) if self.storage.exists(key) else {}
+        if record.get("identity") != self.identity:
+            return None
+        whole = all(
+            folder.has(name) and _sha256(folder.read(name)) == digest for name, digest in record["files"].items()
+        )
+        return Progress(**record["progress"]) if whole else None
 
 
 def _name(step: int) -> str:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from evoray.config import TrainingConfig
-from evoray.errors import StageError
+from evoray.errors import StageError, StorageError
 from evoray.models.chat import Encoded
 from evoray.models.moments import Moments
 from evoray.training.checkpoints import Checkpoints, Progress
@@ -78,6 +78,10 @@ def train_rank(
     if not save_trained(loop.module, folder, plan.config, write=rank.index == 0, steps=progress.step):
         raise loop.diverged(f"weights that are not finite after step {progress.step}")
     if kept != progress.step and rank.index == 0:
+        if plan.checkpoints.find(kept) is None:
+            raise StorageError(
+                f"no whole checkpoint of step {kept}, the best", "what was written there", "run it again"
+            )
         plan.checkpoints.folder(kept).copy_to(folder)
     loop.engine.destroy()
     return TrainResult(progress=progress, kept_step=kept, seconds=seconds)
@@ -90,6 +94,9 @@ class _Loop:
         self.engine = start_engine(self.module, plan.config)
         self.device = next(model.parameters()).device
         self.progress = Progress() if resume is None else resume.progress
+        self.saved = (
+            None if resume is None else resume.progress.step
+        )  # the last checkpoint: kept until the next is good
         if resume is not None:
             restore(self.engine, self.module, resume.moments, self._batch([0]))
 
@@ -179,10 +186,10 @@ class _Loop:
             folder = Path(scratch)
             done = save_trained(self.module, folder, self.plan.config, write=first, steps=progress.step)
             if first and done:
-                before = self.plan.checkpoints.latest()  # good for sure only now: the loss under it was finite
                 self.plan.checkpoints.save(folder, progress)
-                kept = (progress.step, progress.best_step, None if before is None else before.step)
+                kept = (progress.step, progress.best_step, self.saved)
                 self.plan.checkpoints.keep({step for step in kept if step is not None})
+                self.saved = progress.step
 
     def diverged(self, what: str) -> StageError:
         """What to tell of a training that cannot go on. Collective.

@@ -74,18 +74,28 @@ def restore(engine: Any, module: SampleLoss, moments: Moments, batch: Batch) -> 
 
     Adam's state comes into being with its first step: one of no gradient at no rate, which leaves the weights alone.
     """
-    from deepspeed.utils import safe_set_full_optimizer_state
-
     set_rate(engine, 0.0)
     engine.set_gradient_accumulation_boundary(True)
     engine.backward(engine(batch) * 0.0)
     engine.step()
     for name, parameter in _trained(module.model).items():
         for kind, named in (("exp_avg", moments.first), ("exp_avg_sq", moments.second)):
-            value = named[canonical_name(name)].to(parameter.device)
-            safe_set_full_optimizer_state(parameter, value, kind)
+            _set_state(parameter, named[canonical_name(name)].to(parameter.device), kind)
     for state in engine.optimizer.optimizer.state.values():
         state["step"].fill_(float(moments.steps))
+
+
+def _set_state(parameter: Tensor, value: Tensor, kind: str) -> None:
+    """Set a whole state of one parameter: of ZeRO 3's partitions, the last one may be padded."""
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    if not hasattr(parameter, "ds_tensor"):
+        safe_set_full_optimizer_state(parameter, value, kind)
+        return
+    size, ranks = parameter.ds_tensor.numel(), torch.distributed.get_world_size()
+    padded = nn.functional.pad(value.flatten(), (0, size * ranks - value.numel()))
+    part = padded.narrow(0, size * torch.distributed.get_rank(), size)
+    safe_set_local_optimizer_state(parameter, part, kind)
 
 
 def save_trained(module: SampleLoss, folder: Path, config: TrainingConfig, *, write: bool, steps: int) -> bool:
@@ -99,8 +109,12 @@ def save_trained(module: SampleLoss, folder: Path, config: TrainingConfig, *, wr
     trained = _trained(module.model)
 
     def gathered(kind: str) -> Mapping[str, Tensor]:
-        states = {name: safe_get_full_optimizer_state(parameter, kind) for name, parameter in trained.items()}
-        return {canonical_name(name): state.detach().cpu().float() for name, state in states.items()}
+        found: dict[str, Tensor] = {}
+        for name, parameter in trained.items():
+            state = safe_get_full_optimizer_state(parameter, kind)
+            if write:  # the others take part, and keep nothing of it
+                found[canonical_name(name)] = state.detach().cpu().float()
+        return found
 
     moments = Moments(first=gathered("exp_avg"), second=gathered("exp_avg_sq"), steps=steps, origin="optimizer")
     whole = list(module.model.parameters()) if config.weights == "full" else list(trained.values())

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from evoray.engine.trackers import tracking
 from evoray.storage import Storage
-from tests.training.curves import scalars
+from tests.training.curves import restarts, scalars
 
 LOSSES = {1: 3.0, 2: 2.5, 3: 2.25}
 
@@ -31,6 +31,7 @@ def test_a_training_that_goes_on_has_one_curve(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     assert write(storage, range(1, 4)) == []
     assert write(storage, range(3, 4), resumed=2) == []
+    assert restarts(tmp_path / "tensorboard" / "round-1") == [3], "TensorBoard drops what stood from there on"
     assert scalars(tmp_path / "tensorboard" / "round-1", "loss") == LOSSES
 
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
@@ -18,6 +18,12 @@ def scalars(folder: Path, name: str) -> dict[int, float]:
                 if value.tag == name:
                     found[event.step] = value.simple_value
     return found
+
+
+def restarts(folder: Path) -> list[int]:
+    """Steps from which a curve was begun again: TensorBoard leaves out what an earlier file has of them."""
+    found = [event for path in sorted(folder.glob("events.out.tfevents.*")) for event in _events(path.read_bytes())]
+    return [event.step for event in found if event.session_log.status == SessionLog.START]
 
 
 def _events(data: bytes) -> Iterator[Event]:
