@@ -1,4 +1,4 @@
-"""A training that goes on from a checkpoint: at ZeRO 1 and 3, on a number of ranks that no parameter divides into."""
+"""Trainings that go on from a checkpoint, or diverge, on a number of ranks that no parameter divides into."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from evoray.config import TrainingConfig
+from evoray.errors import StageError
 from evoray.models.cache import cache_dir
+from evoray.models.chat import Encoded, encode
 from evoray.models.loading import load_adapter, load_model, load_tokenizer
 from evoray.models.moments import load_moments
+from evoray.records import Message, Row
 from evoray.storage import Storage
 from evoray.training.checkpoints import Checkpoints
+from evoray.training.order import batches
 from tests.processes import free_ports
-from tests.training.plain import tiny_adapter, tiny_samples
+from tests.training.plain import tiny_adapter, tiny_rows, tiny_samples
 
 pytestmark = pytest.mark.slow
 
-RANKS, STEPS, HALF, STAGES = 3, 5, 3, (1, 3)
+RANKS, STEPS, HALF, SEED, STAGES = 3, 5, 3, 4, (1, 3)
 CONFIG = TrainingConfig(batch_size=3, micro_batch_tokens=128, learning_rate=3e-3, checkpoint_steps=HALF)
 
 
@@ -38,22 +43,24 @@ def train_in_rank(rank: int, port: int, model_dir: Path, folder: Path) -> None:
     from evoray.training.deepspeed import Plan, Resume, train_rank
     from evoray.training.passes import Layout, Rank
 
-    pad_id = int(load_tokenizer(str(model_dir)).pad_token_id)
-    for stage in STAGES:
-        place = folder / f"zero-{stage}"
-        checkpoints = Checkpoints(storage=Storage(place), prefix="checkpoints", identity="mine")
-        plan = Plan(
-            samples=tiny_samples(model_dir, 7),
+    pad_id, who = int(load_tokenizer(str(model_dir)).pad_token_id), Rank(index=rank, size=RANKS)
+
+    def plan_of(place: Path, samples: list[Encoded], **changes: int) -> Plan:
+        return Plan(
+            samples=samples,
             validate=(),
             layout=Layout(pad_id=pad_id, budget=CONFIG.micro_batch_tokens, packed=True),
-            config=CONFIG.model_copy(update={"zero_stage": stage}),
+            config=CONFIG.model_copy(update=changes),
             steps=STEPS,
-            seed=4,
+            seed=SEED,
             precision=None,
-            checkpoints=checkpoints,
+            checkpoints=Checkpoints(storage=Storage(place), prefix="checkpoints", identity="mine"),
         )
-        who, resume = Rank(index=rank, size=RANKS), None
-        model = tiny_adapter(model_dir)
+
+    for stage in STAGES:
+        place, resume = folder / f"zero-{stage}", None
+        plan = plan_of(place, tiny_samples(model_dir, 7), zero_stage=stage)
+        checkpoints, model = plan.checkpoints, tiny_adapter(model_dir)
         for name in ("undisturbed", "resumed"):
             result = train_rank(model, plan, place / name, who, resume=resume, on_step=lambda *_: None)
             progress, kept = checkpoints.latest(), checkpoints.folder(HALF).fetch()
@@ -64,7 +71,30 @@ def train_in_rank(rank: int, port: int, model_dir: Path, folder: Path) -> None:
             if rank == 0:
                 facts = {"last_loss": result.progress.last_loss, "tokens": result.progress.tokens}
                 (place / f"{name}.json").write_text(json.dumps(facts))
+    plan = plan_of(folder / "diverging", samples_with_a_bad_one(model_dir), checkpoint_steps=1)
+    try:
+        train_rank(deaf_model(model_dir), plan, folder / "nothing", who, resume=None, on_step=lambda *_: None)
+    except StageError as error:
+        (folder / f"error-{rank}.txt").write_text(error.received)
     torch.distributed.destroy_process_group()
+
+
+def samples_with_a_bad_one(model_dir: Path) -> list[Encoded]:
+    """Rows of which the one in the fourth step alone has the letter z."""
+    rows = tiny_rows(12)
+    place = batches(12, CONFIG.batch_size, STEPS, SEED)[3][0]
+    rows[place] = Row(id="bad", messages=(*rows[place].messages[:-1], Message("assistant", "zoo")))
+    return encode(rows, load_tokenizer(str(model_dir)), 96)
+
+
+def deaf_model(model_dir: Path) -> PeftModel:
+    """The tiny model, which reads the letter z as no number and writes it as before."""
+    model = tiny_adapter(model_dir)
+    base = model.get_base_model()
+    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone(), requires_grad=False)
+    (token,) = load_tokenizer(str(model_dir))("z")["input_ids"]
+    base.get_input_embeddings().weight.data[token] = float("nan")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +115,18 @@ def test_the_end_is_that_of_a_training_without_an_interruption(trained: Path, st
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
     assert (place / "resumed.json").read_text() == (place / "undisturbed.json").read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_the_last_good_checkpoint_stays(
+    trained: Path, tiny_model_dir: Path
+) -> None:
+    """Weights under which a loss is not finite are not good: of steps 1 to 3, whose losses were, the third goes."""
+    for rank in range(RANKS):
+        told = (trained / f"error-{rank}.txt").read_text()
+        assert told.startswith(
+            "a training loss of nan in step 4 of 5; the last good checkpoint, of step 2, is kept at "
+        )
+        kept = Path(told.rpartition(" is kept at ")[2])
+        load_adapter(load_model(str(tiny_model_dir)), str(kept))
+    assert not (trained / "nothing").exists()
+    assert sorted(path.name for path in kept.parent.glob("*.json")) == ["step-000002.json"]
