@@ -22,6 +22,7 @@ from evoray.evaluation.harm import compare_round
 ARMS = ("adapter", "control")  # names of folders in a round; the second needs the first
 CONTROL_ROWS = "control.parquet"
 
+_BEST = "best/best.json"
 _SHOWN = {"adapter": "round", "control": "random"}
 _ROWS = {"adapter": SELECTED, "control": CONTROL_ROWS}
 
@@ -116,9 +117,6 @@ def keep_best(context: Context) -> None:
         for key in storage.keys(source.prefix):
             storage.write(f"best/{key.rpartition('/')[2]}", storage.read(key))
     storage.write_json(_BEST, record)
-
-
-_BEST = "best/best.json"
 
 
 def score_arms(context: Context, target: Target, arms: Sequence[tuple[int, str]]) -> list[Scores]:

@@ -18,7 +18,7 @@ from evoray.engine.rundir import Rounds, environment
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
-from evoray.evaluation.intervals import bootstrap_mean, paired_difference
+from evoray.evaluation.intervals import bootstrap_mean, named, paired_difference
 from evoray.pool import find_target
 from evoray.report.summary import (
     Arm,
@@ -112,21 +112,17 @@ def _arm(
     answered = [float(correct) for correct in scores.correct if correct is not None]
     difference = None
     if random is not None:
-        difference = Interval(**_interval(paired_difference(scores.loss, random.loss, _BOOTSTRAP_SEED)))
+        difference = Interval(**named(paired_difference(scores.loss, random.loss, _BOOTSTRAP_SEED)))
     return Arm(
         name=name,
-        loss=Interval(**_interval(bootstrap_mean(scores.loss, _BOOTSTRAP_SEED))),
-        accuracy=Interval(**_interval(bootstrap_mean(answered, _BOOTSTRAP_SEED))) if answered else None,
+        loss=Interval(**named(bootstrap_mean(scores.loss, _BOOTSTRAP_SEED))),
+        accuracy=Interval(**named(bootstrap_mean(answered, _BOOTSTRAP_SEED))) if answered else None,
         against_random=difference,
         good_share=None if good is None or not ids else sum(row_id in good for row_id in ids) / len(ids),
         rows=facts.get("rows"),
         tokens=facts.get("tokens"),
         steps=facts.get("steps"),
     )
-
-
-def _interval(values: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), (float(value) for value in values), strict=True))
 
 
 def _choice(context: Context, number: int) -> Choice:

@@ -92,7 +92,7 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
             _train_all(begun, session, events, stage)
     outcomes = {job.name: _outcome(job) for job in jobs}
     for job in jobs:
-        job.checkpoints.keep(set())  # an interruption may have left some of a finished training
+        job.checkpoints.keep(set())  # nothing goes on from them any more
     for job in begun:
         events.write("trained", job=job.name, **outcomes[job.name])
     return list(outcomes.values())
@@ -261,7 +261,6 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
                 "seconds": round(result.seconds, 3),
             }
             job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
-            job.checkpoints.keep(set())
     torch.distributed.barrier()  # the next job may read what this one wrote
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evoray.evaluation.intervals import paired_difference
+from evoray.evaluation.intervals import named, paired_difference
 
 _BOOTSTRAP_SEED = 0
 _LEAST_ROWS = 8
@@ -21,17 +21,12 @@ def compare_round(
     A round is harmful where the whole interval against the best model so far lies above zero; with fewer than 8 rows
     that have a loss none is, for their interval says nothing.
     """
-    against_best = _difference(losses, best)
+    against_best = named(paired_difference(losses, best, _BOOTSTRAP_SEED))
     compared = np.isfinite(np.asarray(losses, float) - np.asarray(best, float)).sum()
     harmful = bool(against_best["low"] > 0 and compared >= _LEAST_ROWS)
     return {
-        "against_untrained": _difference(losses, untrained),
+        "against_untrained": named(paired_difference(losses, untrained, _BOOTSTRAP_SEED)),
         "against_best": {"round": best_round, **against_best},
         "harmful": harmful,
         "rolled_back": harmful and roll_back,
     }
-
-
-def _difference(losses: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    names = ("value", "low", "high")
-    return dict(zip(names, map(float, paired_difference(losses, others, _BOOTSTRAP_SEED)), strict=True))

@@ -91,6 +91,11 @@ def summarise(losses: Sequence[float], correct: Sequence[float | None], seed: in
     )
 
 
+def named(interval: Interval) -> dict[str, float]:
+    """An interval by the names of its parts, for records."""
+    return dict(zip(("value", "low", "high"), map(float, interval), strict=True))
+
+
 def compare_scores(
     losses: Sequence[float],
     correct: Sequence[float | None],

@@ -102,9 +102,7 @@ def _verdict(value: Any, metric: Metric, row: Row) -> float:
 def _load(metric: Metric) -> Any:
     root = str(metric.root)
     if root not in sys.path:
-        sys.path.append(
-            root
-        )  # for what the module imports from beside it, now or when it is called; last: shadows none
+        sys.path.append(root)  # for what it imports from beside it, now or when it is called; last: shadows none
     path = Path(metric.file)
     file = path if path.is_file() else _file(_spec(metric.module, root))
     if file is None or _digest(file) != metric.digest:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 from evoray.config import TrainingConfig
 from evoray.errors import StageError, StorageError
 from evoray.models.chat import Encoded
+from evoray.models.loss import Batch
 from evoray.models.moments import Moments
 from evoray.training.checkpoints import Checkpoints, Progress
 from evoray.training.order import batches, learning_rate_factor
@@ -94,11 +94,10 @@ class _Loop:
         self.engine = start_engine(self.module, plan.config)
         self.device = next(model.parameters()).device
         self.progress = Progress() if resume is None else resume.progress
-        self.saved = (
-            None if resume is None else resume.progress.step
-        )  # the last checkpoint: kept until the next is good
+        self.saved: int | None = None  # step of the last checkpoint, which is kept until the next is good
         if resume is not None:
-            restore(self.engine, self.module, resume.moments, self._batch([0]))
+            self.saved = resume.progress.step
+            restore(self.engine, self.module, resume.moments, self._batch(plan.samples, [0]))
 
     def run(self) -> Progress:
         config, plan = self.plan.config, self.plan
@@ -120,7 +119,7 @@ class _Loop:
         planned = passes(self.plan.samples, indices, self.plan.layout, self.rank)
         for number, (rows, weight) in enumerate(planned):
             # DeepSpeed averages over ranks; the factor `size` turns its mean into the sum over all rows.
-            loss = self.engine(self._batch(rows)) * (weight * self.rank.size / len(indices))
+            loss = self.engine(self._batch(self.plan.samples, rows)) * (weight * self.rank.size / len(indices))
             self.engine.set_gradient_accumulation_boundary(number == len(planned) - 1)
             self.engine.backward(loss)
             self.engine.step()
@@ -145,8 +144,8 @@ class _Loop:
         }
         self.on_step(step + 1, measured)
 
-    def _batch(self, rows: Sequence[int]) -> Any:
-        return self.plan.layout.batch([self.plan.samples[index] for index in rows]).to(self.device)
+    def _batch(self, samples: Sequence[Encoded], rows: Sequence[int]) -> Batch:
+        return self.plan.layout.batch([samples[index] for index in rows]).to(self.device)
 
     def _stops_early(self) -> bool:
         early = self.plan.config.early_stop
@@ -173,8 +172,7 @@ class _Loop:
         total = torch.zeros(1, device=self.device)
         with torch.no_grad():
             for indices, weight in passes(rows, range(len(rows)), self.plan.layout, self.rank):
-                batch = self.plan.layout.batch([rows[index] for index in indices]).to(self.device)
-                losses: Tensor = self.engine(batch)
+                losses: Tensor = self.engine(self._batch(rows, indices))
                 total += losses * weight
         torch.distributed.all_reduce(total)
         return float(total) / len(rows)
