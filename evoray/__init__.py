@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evoray.comparison import Compared, compare
+    from evoray.comparison_config import ComparisonConfig, load_comparison
     from evoray.config import RunConfig
     from evoray.config_file import load_config
     from evoray.engine.exports import Exported, export
@@ -14,27 +16,46 @@ if TYPE_CHECKING:
     from evoray.errors import EvorayError, UserError
     from evoray.pipeline import RunResult, read_report, run, status
     from evoray.records import Comparison, Row, Score
-    from evoray.single import Featurised, Selection, Trained, compare, evaluate, featurize, score, select, train
+    from evoray.selection.selector import Choice, Needs, Request, Selector
+    from evoray.single import (
+        Featurised,
+        Selection,
+        Trained,
+        evaluate,
+        evaluate_paired,
+        featurize,
+        score,
+        select,
+        train,
+    )
 
 _HOMES = {
+    "Choice": "evoray.selection.selector",
+    "Compared": "evoray.comparison",
     "Comparison": "evoray.records",
+    "ComparisonConfig": "evoray.comparison_config",
     "EvorayError": "evoray.errors",
     "Exported": "evoray.engine.exports",
     "ExportedModel": "evoray.engine.serving",
     "Featurised": "evoray.single",
+    "Needs": "evoray.selection.selector",
+    "Request": "evoray.selection.selector",
     "Row": "evoray.records",
     "RunConfig": "evoray.config",
     "RunResult": "evoray.pipeline",
     "Score": "evoray.records",
     "Scored": "evoray.engine.unseen",
     "Selection": "evoray.single",
+    "Selector": "evoray.selection.selector",
     "Trained": "evoray.single",
     "UserError": "evoray.errors",
-    "compare": "evoray.single",
+    "compare": "evoray.comparison",
     "evaluate": "evoray.single",
+    "evaluate_paired": "evoray.single",
     "export": "evoray.engine.exports",
     "export_model": "evoray.engine.serving",
     "featurize": "evoray.single",
+    "load_comparison": "evoray.comparison_config",
     "load_config": "evoray.config_file",
     "read_report": "evoray.pipeline",
     "run": "evoray.pipeline",
@@ -45,24 +66,32 @@ _HOMES = {
 }
 
 __all__ = [
+    "Choice",
+    "Compared",
     "Comparison",
+    "ComparisonConfig",
     "EvorayError",
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Needs",
+    "Request",
     "Row",
     "RunConfig",
     "RunResult",
     "Score",
     "Scored",
     "Selection",
+    "Selector",
     "Trained",
     "UserError",
     "compare",
     "evaluate",
+    "evaluate_paired",
     "export",
     "export_model",
     "featurize",
+    "load_comparison",
     "load_config",
     "read_report",
     "run",

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from evoray.config import SELECTORS
 from evoray.errors import ConfigError, EvorayError
 
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
 
 _INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
+
+_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class."
 
 app = typer.Typer(
     name="evoray",
@@ -84,7 +87,7 @@ def featurize(
     model: Model,
     out: Out,
     adapter: Adapter = None,
-    representation: Annotated[str, typer.Option(help="gradient, rds, embed or hidden_mean.")] = "gradient",
+    representation: Annotated[str, typer.Option(help="gradient, rds, embed, hidden_mean or uncertainty.")] = "gradient",
     dim: Annotated[int, typer.Option(help="Dimensions after the sketch.")] = 2048,
     seed: Seed = 0,
     max_tokens: Annotated[int, typer.Option(help="Longer samples are truncated.")] = 512,
@@ -106,18 +109,21 @@ def featurize(
 
 @app.command()
 def select(
-    k: Annotated[int, typer.Option("--k", help="Rows to choose.")],
+    k: Annotated[str, typer.Option("--k", help="Rows (500), a share of the pool (0.2), or tokens (100000tok).")],
     out: Out,
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
-    selector: Annotated[str, typer.Option("--selector", help="evoselect, random or all.")] = "evoselect",
+    selector: Annotated[str, typer.Option("--selector", help=_SELECTORS)] = "evoselect",
     adapter: Adapter = None,
     features: Annotated[
         str | None, typer.Option("--features", help="Feature store, or Parquet with columns id and feature.")
     ] = None,
     target_features: Annotated[
         str | None, typer.Option("--target-features", help="The same of the target rows; then no model is needed.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="An option of the selector and its value: clusters=64.")
     ] = None,
     seed: Seed = 0,
     overrides: Set = None,
@@ -126,9 +132,10 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    settings = _sections(overrides, address, selection={"k": k, "selector": selector})
+    chosen = {"k": k, "selector": selector, "options": dict(_option(text) for text in options or [])}
+    settings = _sections(overrides, address, selection=chosen)
     result = choose(
-        pool, target, model, k, out, selector=selector, adapter=adapter, features_path=features,
+        pool, target, model, settings.selection.k, out, selector=selector, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
         selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip
@@ -190,6 +197,12 @@ def evaluate(
     model: Model,
     target: Target,
     adapter: Adapter = None,
+    against_model: Annotated[
+        str | None, typer.Option("--against-model", help="Also score another model, and the difference row by row.")
+    ] = None,
+    against_adapter: Annotated[
+        str | None, typer.Option("--against-adapter", help="The same with another adapter (none: none).")
+    ] = None,
     split: EvaluatedSplit = "validate",
     out: ResultFile = None,
     scores: ScoresFolder = None,
@@ -197,50 +210,49 @@ def evaluate(
     overrides: Set = None,
     address: Address = None,
 ) -> None:
-    """Loss and accuracy of a model on a target, with 95% intervals."""
+    """Loss and accuracy of a model on a target, with 95% intervals; or of two on the same rows, and how far apart."""
     from dataclasses import asdict
 
     from evoray.single import evaluate as measure
+    from evoray.single import evaluate_paired
 
     settings = _sections(overrides, address)
+    common: dict[str, Any] = {
+        "split": split, "evaluation": settings.evaluation, "max_tokens": settings.features.max_tokens, "seed": seed,
+        "cluster": settings.cluster, "display": _display(),
+    }  # fmt: skip
+    facts: dict[str, Any]
     with _kept_in(scores) as folder:
-        score = measure(
-            model, target, folder, adapter=adapter, split=split, evaluation=settings.evaluation,
-            max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster, display=_display(),
-        )  # fmt: skip
-    _result({"model": model, "adapter": adapter, "target": target, "split": split, **asdict(score)}, out)
+        if against_model is None and against_adapter is None:
+            score = measure(model, target, folder, adapter=adapter, **common)
+            facts = {"model": model, "adapter": adapter, **asdict(score)}
+        else:
+            facts = asdict(
+                evaluate_paired(
+                    target, model, folder, adapter=adapter, against_model=against_model,
+                    against_adapter=against_adapter, **common,
+                )
+            )  # fmt: skip
+            facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
+            facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
+    _result({"target": target, "split": split, **facts}, out)
 
 
 @app.command()
 def compare(
-    target: Target,
-    model: Model,
-    adapter: Adapter = None,
-    against_model: Annotated[str | None, typer.Option("--against-model", help="The other model; the same.")] = None,
-    against_adapter: Annotated[str | None, typer.Option("--against-adapter", help="Its LoRA adapter; none.")] = None,
-    split: EvaluatedSplit = "validate",
-    out: ResultFile = None,
-    scores: ScoresFolder = None,
-    seed: Seed = 0,
-    overrides: Set = None,
+    config: Annotated[Path, typer.Argument(help="YAML config of a comparison.")],
     address: Address = None,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder or bucket URI for the results.")] = None,
 ) -> None:
-    """Loss and accuracy of two models on the same rows, and their paired differences with 95% intervals."""
-    from dataclasses import asdict
+    """Select by several selectors, train, and compare on the same test rows; the same command again goes on."""
+    from evoray.comparison import compare as run_comparison
+    from evoray.comparison_config import load_comparison
 
-    from evoray.single import compare as measure
-
-    settings = _sections(overrides, address)
-    with _kept_in(scores) as folder:
-        comparison = measure(
-            target, model, folder, adapter=adapter, against_model=against_model, against_adapter=against_adapter,
-            split=split, evaluation=settings.evaluation, max_tokens=settings.features.max_tokens, seed=seed,
-            cluster=settings.cluster, display=_display(),
-        )  # fmt: skip
-    facts = asdict(comparison)
-    facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
-    facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
-    _result({"target": target, "split": split, **facts}, out)
+    settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    result = run_comparison(load_comparison(config, settings, out=out), display=_display())
+    typer.echo(result.headline)
+    typer.echo(f"Results: {result.out} (report.md, cells.jsonl, plots/)")
 
 
 @app.command()
@@ -279,6 +291,15 @@ def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a ru
     from evoray.pipeline import status as look
 
     _print(dict(look(run_dir)))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`name=value` of `--option`; the value is read as YAML."""
+    from evoray.config_file import apply_override
+
+    data: dict[str, Any] = {}
+    apply_override(data, text)
+    return next(iter(data.items()))
 
 
 def _sections(overrides: list[str] | None, address: str | None, **flags: dict[str, Any]) -> Any:

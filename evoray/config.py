@@ -9,25 +9,48 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evoray.budget import Budget
 from evoray.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Preconditioning = Literal["none", "adam", "less"]
 SketchKind = Literal["sparse", "rademacher", "kronecker"]
 
-SELECTORS = ("evoselect", "random", "all")
+Representation = Literal["auto", "gradient", "rds", "embed", "hidden_mean", "uncertainty"]
+
+SELECTORS = (
+    *("all", "deita", "doubly_greedy", "entropy", "evoselect", "k_center", "kmeans_quality", "kmeans_random"),
+    *("knn_kde", "knn_uniform", "least_confidence", "less", "margin", "qdit", "random", "round_robin", "uot"),
+)
 SCORERS = ("auto", "loss", "choice", "exact_match")
 
 
-class _Section(BaseModel):
+def check_selector(name: str) -> None:
+    """Raise ConfigError for an unknown selector, with the nearest one."""
+    module, colon, kind = name.partition(":")
+    own = bool(colon) and all(part.isidentifier() for part in (*module.split("."), kind))
+    if name not in SELECTORS and not own:
+        near = difflib.get_close_matches(name, SELECTORS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        known = f"one of {', '.join(SELECTORS)}, or a class of yours as package.module:Class"
+        raise ConfigError(f"selection.selector: {name!r}", known, hint)
+
+
+#: `auto` is held to what gradients need until the selector decides.
+_GRADIENTS = ("auto", "gradient")
+
+
+class Section(BaseModel):
+    """A part of a config: frozen, and without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Shape of the LoRA adapters of the proxy and of the learner."""
 
     rank: int = Field(8, ge=1, le=256)
@@ -35,7 +58,7 @@ class LoraConfig(_Section):
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
-class WarmupConfig(_Section):
+class WarmupConfig(Section):
     """The short fine-tune on random pool rows that gives a fresh proxy adapter non-zero gradients."""
 
     rows: int = Field(64, ge=1)  # random rows of the pool
@@ -46,7 +69,7 @@ class WarmupConfig(_Section):
     threads: int = Field(2, ge=1)  # compute threads of this one process; part of what makes a run repeatable
 
 
-class CascadeConfig(_Section):
+class CascadeConfig(Section):
     """A cheap first pass over the pool that leaves a multiple of K to the features proper."""
 
     representation: Literal["rds", "embed", "hidden_mean"] = "rds"
@@ -55,10 +78,10 @@ class CascadeConfig(_Section):
     recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
 
 
-class FeatureConfig(_Section):
+class FeatureConfig(Section):
     """Features of candidates and target rows."""
 
-    representation: Literal["gradient", "rds", "embed", "hidden_mean"] = "gradient"
+    representation: Representation = "auto"  # auto: what the selector's authors use
     model: str | None = None  # the proxy; None: the model that is trained (for embed: minilm)
     adapter: str | tuple[str, ...] | None = None  # ready adapter directories; None: warm one up
     adapter_weights: tuple[float, ...] | None = None  # what each of several counts; None: the same
@@ -78,7 +101,18 @@ class FeatureConfig(_Section):
     @property
     def uses_lora(self) -> bool:
         """Whether features are gradients of a LoRA adapter."""
-        return self.representation == "gradient" and self.parameters == "lora"
+        return self.representation in _GRADIENTS and self.parameters == "lora"
+
+    def taken_for(self, representation: Representation, *, only: bool) -> FeatureConfig:
+        """With `auto` decided. only: the selector is defined on that representation; then ConfigError for another."""
+        if only and self.representation not in ("auto", representation):
+            raise ConfigError(
+                f"features.representation: {self.representation}",
+                f"{representation}: the selector is defined on it",
+                "leave features.representation out, or choose another selector",
+            )
+        chosen = representation if self.representation == "auto" else self.representation
+        return FeatureConfig.model_validate({**self.model_dump(), "representation": chosen})
 
     def proxy_model(self, learner: str) -> str:
         """The model that features are taken from."""
@@ -116,7 +150,7 @@ class FeatureConfig(_Section):
                 "no adapter for embed, at most one for hidden states and base weights",
                 "leave features.adapter out, or take gradients of LoRA weights",
             )
-        if self.representation != "gradient":
+        if self.representation not in _GRADIENTS:
             return self
         if self.preconditioning == "less" and self.centred:
             raise ConfigError(
@@ -139,7 +173,7 @@ class FeatureConfig(_Section):
         return self
 
 
-class PoolConfig(_Section):
+class PoolConfig(Section):
     """How the pool is cut into units, and how much of it may be unusable."""
 
     unit_rows: int = Field(64, ge=1)  # rows of one unit of work
@@ -147,11 +181,12 @@ class PoolConfig(_Section):
     max_chars: int = Field(1_000_000, ge=1)  # characters of one row; longer ones are quarantined
 
 
-class SelectionConfig(_Section):
+class SelectionConfig(Section):
     """Which candidates are chosen."""
 
     selector: str = "evoselect"
-    k: int = Field(96, ge=1)  # rows to choose in a round
+    k: int | float | str = 96  # to choose in a round: rows (96), a share of the pool (0.2), or tokens (100000tok)
+    options: dict[str, Any] = {}  # of every other selector than evoselect, whose options follow
     energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
@@ -173,6 +208,14 @@ class SelectionConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> SelectionConfig:
+        check_selector(self.selector)
+        ranked = Budget.of(self.k).tokens is not None
+        if ranked and (self.has_shares or self.solver == "exact"):
+            raise ConfigError(
+                f"selection.k = {self.k} with " + ("shares" if self.has_shares else "solver exact"),
+                "a number of rows, or a share of the pool: the plan is made for as many",
+                "set selection.k in rows",
+            )
         if self.solver == "exact" and (self.lam not in ("auto", 0) or self.rho is not None):
             raise ConfigError(
                 f"selection.lambda: {self.lam}, rho: {self.rho} with selection.solver: exact",
@@ -195,14 +238,14 @@ class SelectionConfig(_Section):
         return self
 
 
-class EarlyStopConfig(_Section):
+class EarlyStopConfig(Section):
     """Look at the validate loss on the way, keep the best weights seen, and stop when nothing gets better."""
 
     every: int = Field(10, ge=1)  # steps between two looks
     patience: int = Field(3, ge=1)  # looks in a row without a better loss
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """One round's fine-tuning: Ray Train launching DeepSpeed."""
 
     weights: Literal["lora", "full"] = "lora"  # what is trained: an adapter, or the model's own weights
@@ -235,7 +278,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """How models are scored on the target."""
 
     precision: Precision = "auto"
@@ -259,7 +302,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Where the work runs; None everywhere means: this machine."""
 
     address: str | None = None  # of a running Ray cluster
@@ -270,7 +313,7 @@ class ClusterConfig(_Section):
     object_store_mb: int = Field(256, ge=80)  # of an embedded Ray
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """The whole run."""
 
     pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
@@ -290,8 +333,7 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
-    def _known_selector(self) -> RunConfig:
-        check_selector(self.selection.selector)
+    def _one_round_of_all(self) -> RunConfig:
         if self.selection.selector == "all" and self.rounds > 1:
             raise ConfigError(
                 f"rounds = {self.rounds} with selection.selector = 'all'",
@@ -303,7 +345,8 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _proxy_can_follow(self) -> RunConfig:
         follows = self.features.refresh == "each_round" and self.rounds > 1 and self.proxy_model == self.model
-        if self.training.weights == "full" and self.selection.selector == "evoselect" and follows:
+        featured = self.selection.selector not in ("random", "all")
+        if self.training.weights == "full" and featured and follows:
             raise ConfigError(
                 "training.weights: full with features.refresh: each_round",
                 "features that stay with the first proxy: they follow adapters, and no model that was trained whole",
@@ -333,11 +376,3 @@ def check_metric(features: FeatureConfig, selection: SelectionConfig) -> None:
             " differ from one another",
             "set selection.energy: none, or features.preconditioning: adam",
         )
-
-
-def check_selector(name: str) -> None:
-    """Raise ConfigError for an unknown selector, with the nearest one."""
-    if name not in SELECTORS:
-        near = difflib.get_close_matches(name, SELECTORS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ConfigError(f"selection.selector: {name!r}", f"one of {', '.join(SELECTORS)}", hint)

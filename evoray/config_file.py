@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any, get_args
 
 import yaml
@@ -25,6 +24,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) 
     Raises ConfigError for a missing or broken file, unknown keys and values out of range.
     """
     path = Path(path)
+    data = read_yaml(path)
+    resolve_paths(data, path.absolute().parent, ("pool", "target", "labels"))
+    for text in overrides:
+        apply_override(data, text)
+    data.update({key: value for key, value in values.items() if value is not None})
+    return build_config(data)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -33,11 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) 
         raise ConfigError(f"{path}: {error}", "a readable YAML config", "mend the file") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: {type(data).__name__}", "a mapping of keys", "see the README's example")
-    _resolve_paths(data, path.absolute().parent)
-    for text in overrides:
-        apply_override(data, text)
-    data.update({key: value for key, value in values.items() if value is not None})
-    return build_config(data)
+    return data
 
 
 def build_config(data: Mapping[str, Any]) -> RunConfig:
@@ -45,8 +50,7 @@ def build_config(data: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _explain(first["loc"], first["type"], first["msg"], first.get("input")) from error
+        raise explain(error, RunConfig) from error
 
 
 def apply_override(data: dict[str, Any], text: str) -> None:
@@ -67,26 +71,36 @@ def apply_override(data: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text}: {error}", "a YAML value", "quote the value") from error
 
 
-def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
+def resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> None:
+    """Take the relative paths of some keys, and of a local model, from a folder."""
+
     def resolve(value: Any) -> Any:
         if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
             return value
         return str(folder / Path(value).expanduser())
 
-    for key in ("pool", "target", "labels"):
+    for key in keys:
         value = data.get(key)
-        data.update({key: [resolve(item) for item in value] if isinstance(value, list) else resolve(value)})
-        if data[key] is None:
-            del data[key]
+        if isinstance(value, list):
+            data[key] = [resolve(item) for item in value]
+        elif isinstance(value, dict):
+            data[key] = {name: resolve(item) for name, item in value.items()}
+        elif value is not None:
+            data[key] = resolve(value)
+        else:
+            data.pop(key, None)
     # A model is a hub id unless a folder of that name stands beside the config.
     if isinstance(data.get("model"), str) and (folder / data["model"]).is_dir():
         data["model"] = str(folder / data["model"])
 
 
-def _explain(location: tuple[int | str, ...], kind: str, message: str, value: Any) -> ConfigError:
+def explain(error: ValidationError, root: type[BaseModel]) -> ConfigError:
+    """What is wrong first, as an error that names the key, what it held and the nearest key."""
+    first = error.errors()[0]
+    location, kind, message, value = first["loc"], first["type"], first["msg"], first.get("input")
     key = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(location[:-1], root)
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]!r}?" if near else "remove the key"
         return ConfigError(f"unknown config key {key!r}", f"one of {', '.join(known)}", remedy)
@@ -95,14 +109,20 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str, value: An
     return ConfigError(f"{key} = {value!r}", message, "change the value in the config or with --set")
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
+def _keys_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
+    section = root
     for part in location:
         fields = section.model_fields
-        annotation = fields[str(part)].annotation if str(part) in fields else RunConfig
-        choices = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
-        section = choices[0]  # of a section that may be left out
+        found = _section_in(fields[str(part)].annotation) if str(part) in fields else None
+        section = found or section  # a number is a place in a list of sections
     return sorted(field.alias or name for name, field in section.model_fields.items())
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, may leave out, or has a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -18,12 +18,14 @@ from evoray.engine.arms import ARMS, best_round, evaluate_arms
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
+from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
 from evoray.engine.round import STATES, play_round
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
+from evoray.engine.selectors import is_featured, needs_of, source_identity, with_representation
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
@@ -54,7 +56,9 @@ def run(
 
     Raises UserError's children for wrong input, StageError where a stage cannot finish.
     """
+    config = config.model_copy(update={"features": with_representation(config.features, config.selection)})
     check_metric(config.features, config.selection)
+    check_cascade(config.features, needs_of(config.selection))
     Scoring.of(config.evaluation)  # what is wrong with it is said before anything starts
     storage = Storage(config.out)
     with run_lock(storage):
@@ -82,7 +86,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
         check_labels(config.labels)
     listed = config.evaluation.list_options
     identity = identify_model(config.model, site.events)
-    proxied = config.selection.selector == "evoselect"
+    proxied = is_featured(config.selection)
     same = config.proxy_model == config.model
     proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, site.events)
     align = open_target(config.target, "align", config.seed, units, site, listed)
@@ -103,6 +107,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "adapters": ready,
             "cascade": None if cheap is None else cheap.identity,
             "scorer": Scoring.of(config.evaluation).identity(),
+            "selector": source_identity(config.selection),
             "seed": config.seed,
         },
     )

@@ -1,4 +1,4 @@
-"""Each stage of the flow on its own: featurise, select, score, train, evaluate, compare.
+"""Each stage of the flow on its own: featurise, select, score, train, evaluate.
 
 All write below `out` and go on where the same call was interrupted.
 """
@@ -18,18 +18,19 @@ from evoray.config import (
     SelectionConfig,
     TrainingConfig,
     check_metric,
-    check_selector,
 )
-from evoray.engine.choose import Choice, check_picks, choose, picks_table, write_selected
+from evoray.engine.choose import check_picks, choose
 from evoray.engine.events import Display, Events
 from evoray.engine.featurise import featurise
-from evoray.engine.goals import Aim, external_aim, gradient_aim
+from evoray.engine.goals import Aim, check_cascade, external_aim, featured_aim
 from evoray.engine.journal import Notebook
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.potentials import POTENTIALS, write_potentials
 from evoray.engine.proxy import Checkpoint, check_alone, identify_model, ready_proxy
 from evoray.engine.rundir import SELECTED
+from evoray.engine.selected import picks_table, write_selected
+from evoray.engine.selectors import is_featured, needs_of, with_representation
 from evoray.engine.session import session
 from evoray.engine.shards import PoolTiles
 from evoray.engine.site import Site
@@ -43,6 +44,7 @@ from evoray.evaluation.intervals import compare_scores, summarise
 from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
 from evoray.records import Comparison, Score
+from evoray.selection.selector import Choice
 from evoray.storage import Storage
 
 
@@ -89,7 +91,7 @@ def featurize(
 
     Raises ConfigError for what needs pool and target together: centring, `less`, a cascade, and moments to estimate.
     """
-    settings = _with_adapter(features, adapter)
+    settings = _with_adapter(features, adapter).taken_for("gradient", only=False)
     check_alone(settings)
     model, seed = settings.model or model, seed if settings.seed is None else settings.seed
     storage = Storage(out)
@@ -111,10 +113,11 @@ def select(
     pool: str | Sequence[str] | None,
     target: str | None,
     model: str | None,
-    k: int,
+    k: int | float | str,
     out: str,
     *,
     selector: str = "evoselect",
+    options: Mapping[str, Any] | None = None,
     adapter: str | None = None,
     features_path: str | None = None,
     target_features_path: str | None = None,
@@ -126,39 +129,39 @@ def select(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Selection:
-    """Choose K rows of a pool for a target; writes `selected.parquet`, `potentials.parquet` and `selection.json`.
+    """Choose rows of a pool for a target; writes `selected.parquet`, `selection.json` and evoselect's potentials.
 
-    With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
+    k: rows, a share of the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own;
+    options: of the selector; those of evoselect are fields of `selection`. With `features_path` (a feature store or any
+    Parquet file with columns id and feature) no model is needed.
     """
-    check_selector(selector)
-    settings = (selection or SelectionConfig()).model_copy(update={"k": k, "selector": selector})
-    gradients = _with_adapter(features, adapter)
-    check_metric(gradients, settings)
-    model, reading = gradients.model or model, reading or PoolConfig()
+    settings = _asked(selection, k=k, selector=selector, **({} if options is None else {"options": dict(options)}))
+    needs, featured = needs_of(settings), is_featured(settings)
+    taken = with_representation(_with_adapter(features, adapter), settings)
+    check_metric(taken, settings)
+    check_cascade(taken, needs)
+    reading = reading or PoolConfig()
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        needs_model = features_path is None and selector == "evoselect"
-        identity = identify_model(_needed(model, "--model"), site.events) if needs_model else ""
         read = None if pool is None else read_pool(pool, reading, site)
         if read is not None and features_path is None and selector != "all":
             check_picks(k, 1, read.usable)
         if features_path is not None:
-            aims = selector == "evoselect"
-            target_features = _needed(target_features_path, "--target-features") if aims else None
-            aim = external_aim(features_path, target_features, seed)
-        elif selector in ("random", "all"):
+            target_features = _needed(target_features_path, "--target-features") if needs.target else None
+            aim = external_aim(features_path, target_features, seed, read)
+        elif not featured:
             aim = Aim(source=PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units))
         else:
-            aim = gradient_aim(
-                _needed(read, "--pool"), _needed(target, "--target"), _needed(model, "--model"),
-                identity, k, gradients, lora or LoraConfig(), seed, site, reading.max_chars,
+            proxy = taken.proxy_model(_needed(model, "--model"))
+            aim = featured_aim(
+                _needed(read, "--pool"), _needed(target, "--target") if needs.target else None, proxy,
+                identify_model(proxy, site.events), k, taken, lora or LoraConfig(), seed, site, reading.max_chars,
             )  # fmt: skip
         with site.events.stage("align and select", 1) as stage:
             notebook = Notebook(storage=storage, prefix="solver")
             choice = choose(aim.source, aim.goal, settings, seed, workers, stage.share, notebook=notebook)
-        units = () if read is None else read.units
-        rows = None if read is None else read.rows
+        rows, units = (None, ()) if read is None else (read.rows, read.units)
         write_selected(storage, SELECTED, picks_table(choice.picks), aim.target_ids, 1, rows, units)
         write_potentials(storage, POTENTIALS, aim.target_ids, aim.goal, choice.facts, aim.recipe)
         storage.write_json("selection.json", dict(choice.facts))
@@ -190,6 +193,11 @@ def score(
 def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> FeatureConfig:
     settings = features or FeatureConfig()
     return settings if adapter is None else settings.model_copy(update={"adapter": adapter, "adapter_weights": None})
+
+
+def _asked(selection: SelectionConfig | None, **values: Any) -> SelectionConfig:
+    """The section with some values of its own."""
+    return SelectionConfig.model_validate({**(selection or SelectionConfig()).model_dump(by_alias=True), **values})
 
 
 def _selection(storage: Storage, choice: Choice) -> Selection:
@@ -285,7 +293,7 @@ def evaluate(
     return summarise(scores.loss, scores.correct)
 
 
-def compare(
+def evaluate_paired(
     target: str,
     model: str,
     out: str,

@@ -55,7 +55,7 @@ def test_a_missing_key_is_named() -> None:
 
 def test_an_unknown_selector_lists_the_known_ones() -> None:
     error = refusal({**MINIMAL, "selection": {"selector": "evoslect"}})
-    assert "evoselect, random, all" in error.expected
+    assert "evoselect, k_center" in error.expected
     assert "'evoselect'" in error.remedy
 
 

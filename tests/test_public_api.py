@@ -14,24 +14,32 @@ import evoray
 from evoray.cli import app
 
 NAMES = [
+    "Choice",
+    "Compared",
     "Comparison",
+    "ComparisonConfig",
     "EvorayError",
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Needs",
+    "Request",
     "Row",
     "RunConfig",
     "RunResult",
     "Score",
     "Scored",
     "Selection",
+    "Selector",
     "Trained",
     "UserError",
     "compare",
     "evaluate",
+    "evaluate_paired",
     "export",
     "export_model",
     "featurize",
+    "load_comparison",
     "load_config",
     "read_report",
     "run",
@@ -43,27 +51,33 @@ NAMES = [
 
 #: Parameters of the public functions; those behind the bar are given by name.
 PARAMETERS = {
-    "compare": "target model out | adapter against_model against_adapter split evaluation max_tokens seed cluster "
-    "display",
+    "compare": "config | display",
     "evaluate": "model target out | adapter split evaluation max_tokens seed cluster display",
+    "evaluate_paired": "target model out | adapter against_model against_adapter split evaluation max_tokens seed "
+    "cluster display",
     "export": "source out | form rounds",
     "export_model": "source out | model",
     "featurize": "pool model out | adapter features lora reading seed cluster display",
+    "load_comparison": "path overrides values",
     "load_config": "path overrides values",
     "read_report": "out",
     "run": "config | display anew command",
     "score": "potentials pool out | features_path reading cluster display",
-    "select": "pool target model k out | selector adapter features_path target_features_path features lora selection "
-    "reading seed cluster display",
+    "select": "pool target model k out | selector options adapter features_path target_features_path features lora "
+    "selection reading seed cluster display",
     "status": "out",
     "train": "data model out | adapter target training lora reading max_tokens steps seed cluster display",
 }
 
 FIELDS = {
+    "Choice": "picks facts",
+    "Compared": "out headline summary",
     "Comparison": "model against loss loss_low loss_high accuracy accuracy_low accuracy_high rows verdicts",
     "Exported": "path rows left_out",
     "ExportedModel": "path model trained",
     "Featurised": "path rows quarantined",
+    "Needs": "features target representation only unit_rows columns",
+    "Request": "k rows seed goal used looped progress memory start_g_M journal",
     "Row": "id messages source choices answer quality weight subtask",
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
@@ -78,25 +92,31 @@ CONFIG_KEYS = {
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
     "reading": "unit_rows max_quarantined max_chars",
-    "selection": "selector k energy lambda r eps rho solver eta steps tolerance shares max_share shards cache_mb",
+    "selection": "selector k options energy lambda r eps rho solver eta steps tolerance shares max_share shards "
+    "cache_mb",
     "training": "weights epochs batch_size micro_batch_tokens packing learning_rate warmup_share schedule weight_decay "
     "max_grad_norm zero_stage offload workers precision checkpoint_steps early_stop from on_harm",
     "evaluation": "precision batch_tokens list_options scorer extract max_new_tokens control",
     "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
 }
 
+COMPARISON_KEYS = (
+    "pool targets selectors budgets seeds reference deciles model out launch parallel reading lora features selection "
+    "training evaluation cluster"
+)
+
 #: Arguments and options of each command.
 COMMANDS = {
     "demo": "--out --small --anew",
     "run": "config --address --set --out --seed --anew",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
-    "select": "--k --out --pool --target --model --selector --adapter --features --target-features --seed --set "
-    "--address",
+    "select": "--k --out --pool --target --model --selector --adapter --features --target-features --option --seed "
+    "--set --address",
     "score": "--potentials --out --pool --features --set --address",
     "train": "--data --model --out --adapter --target --seed --set --address",
-    "evaluate": "--model --target --adapter --split --out --scores --seed --set --address",
-    "compare": "--target --model --adapter --against-model --against-adapter --split --out --scores --seed --set "
+    "evaluate": "--model --target --adapter --against-model --against-adapter --split --out --scores --seed --set "
     "--address",
+    "compare": "config --address --set --out",
     "export": "source --out --form --rounds --model",
     "report": "run_dir",
     "status": "run_dir",
@@ -132,6 +152,10 @@ def test_keys_of_the_config(section: str) -> None:
     model = evoray.RunConfig.model_fields[section].annotation if section else evoray.RunConfig
     keys = [field.alias or name for name, field in model.model_fields.items()]  # type: ignore[union-attr]
     assert keys == CONFIG_KEYS[section].split()
+
+
+def test_keys_of_the_config_of_a_comparison() -> None:
+    assert list(evoray.ComparisonConfig.model_fields) == COMPARISON_KEYS.split()
 
 
 def test_the_commands_are_these() -> None:

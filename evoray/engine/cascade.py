@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from evoray.config import CascadeConfig, FeatureConfig, SelectionConfig
-from evoray.engine.choose import Goal, choose
+from evoray.engine.choose import choose
 from evoray.engine.featurise import featurise
 from evoray.engine.pools import Pool
 from evoray.engine.proxy import Proxy
@@ -24,6 +24,7 @@ from evoray.engine.site import Site, Source, fingerprint
 from evoray.engine.stages import Target
 from evoray.engine.stored import POOL, Features, read_features
 from evoray.engine.workers import KeptRows
+from evoray.selection.selector import Goal
 from evoray.storage import UnitStore
 
 _ALIGN = "align"

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +77,12 @@ class Events:
         self._storage = storage
         self._lines: list[str] = []
         self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
+
+    def unseen(self) -> Events:
+        """The same record without the display: for work that goes on beside other work."""
+        other = copy(self)
+        other.display = Silent()
+        return other
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; facts are JSON values."""

@@ -52,7 +52,8 @@ class StorageJournal:
         descent = held["descent"]
         descent["potentials"] = _potentials_of(descent["potentials"])
         descent["trace"] = tuple(Step(**step) for step in descent["trace"])
-        descent["top"] = tuple(tuple(entry) for entry in descent["top"])
+        for name in ("top", "more"):
+            descent[name] = tuple(tuple(entry) for entry in descent[name])
         return PathPoint(**held["point"]), Descent(**descent)
 
     def finish(self, place: int, point: PathPoint, descent: Descent) -> None:

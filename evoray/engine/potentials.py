@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from evoray.alignment.reduction import Array
 from evoray.config import FeatureConfig
-from evoray.engine.choose import Goal, Matrix
 from evoray.engine.events import Events
 from evoray.engine.proxy import Proxy, identify_model
 from evoray.engine.shards import matrix_of
 from evoray.errors import ConfigError, StorageError
 from evoray.models.folder import Folder
 from evoray.models.reference import EMBEDDED, EMBEDDED_ENCODER
+from evoray.selection.selector import Goal, Matrix
 from evoray.selection.weights import target_weights
 from evoray.storage import Storage
 from evoray.storage.backend import table_from_bytes
@@ -126,9 +126,10 @@ def write_potentials(
 ) -> None:
     """Write one row a target row (id, weight, g, feature); eps, rho and the recipe as the schema's metadata.
 
-    `facts`: of the choice. `goal` None (a selector that solves nothing): what an earlier selection left is removed.
+    `facts`: of the choice. Where they have no potentials (most selectors have none) what an earlier selection left is
+    removed.
     """
-    if goal is None:
+    if goal is None or "potentials" not in facts:
         storage.delete(key)
         return
     values = pa.array(goal.align_MD.reshape(-1), pa.float32())

@@ -11,23 +11,18 @@ from typing import Any
 import numpy as np
 
 from evoray.alignment.reduction import Array
+from evoray.budget import Budget
 from evoray.engine.arms import ARMS, CONTROL_ROWS, evaluate_arms, keep_best, kept_rounds, train_arms
 from evoray.engine.cascade import Cascade, Pruned, prune
-from evoray.engine.choose import (
-    Goal,
-    choose,
-    draw_control,
-    memory_of,
-    picks_table,
-    token_sum,
-    write_selected,
-)
+from evoray.engine.choose import choose
 from evoray.engine.context import Context
 from evoray.engine.featurise import featurise
+from evoray.engine.goals import goal_of
 from evoray.engine.journal import Notebook
 from evoray.engine.potentials import POTENTIALS, Recipe, write_potentials
 from evoray.engine.proxy import Proxy
 from evoray.engine.rundir import SELECTED, Rounds
+from evoray.engine.selected import draw_control, memory_of, picks_table, token_sum, write_selected
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource, units_of
 from evoray.engine.stored import POOL, Features, read_features
 from evoray.errors import SelectionError
@@ -75,10 +70,11 @@ _IDS = {"selected": "selected", "control": "control_drawn"}
 
 def _generated(context: Context, used: list[str]) -> dict[str, Any]:
     """The static pool: what is left of it."""
-    left = context.pool.usable - len(used)
-    if context.config.selection.selector != "all" and left < context.config.selection.k:
+    left, budget = context.pool.usable - len(used), Budget.of(context.config.selection.k)
+    k = 1 if budget.tokens else budget.k(context.pool.usable)
+    if context.config.selection.selector != "all" and left < k:
         raise SelectionError(
-            f"selection.k = {context.config.selection.k}, and {left} usable rows that are not used yet",
+            f"selection.k = {k}, and {left} usable rows that are not used yet",
             f"k of at most {left}",
             "lower selection.k or rounds, or enlarge the pool",
         )
@@ -134,7 +130,7 @@ def _pruned(context: Context, number: int, proxy: Proxy) -> Pruned | None:
         settings=features.cascade,
         proxy=proxy,
         cheap=context.cheap,
-        k=context.config.selection.k,
+        k=Budget.of(context.config.selection.k).k(context.pool.usable),
         seed=context.config.feature_seed,
         site=context.site,
     )
@@ -151,18 +147,14 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
         source = PoolTiles(rows=context.pool.rows, units=context.pool.units)
     else:
         source = StoredTiles(store=features.pool.store, units=features.pool.units, rows=context.pool.rows)
-        ids, align_MD = read_features(features.align)
-        _, validate_MD = read_features(features.validate)
-        goal = Goal(align_MD=align_MD, validate_MD=validate_MD, weights_M=context.align.weights_of(ids))
-        learnt = [
-            row_id for earlier in kept_rounds(context, number) for row_id in context.record(earlier, "selected")["ids"]
-        ]
-        memory = memory_of(features.pool.store, features.pool.units, learnt, seed)
-        start_g_M = _earlier_potentials(context, number, ids)
+        ids, goal = goal_of(features.align, features.validate, context.align)
+        if config.selection.selector == "evoselect":
+            memory = memory_of(features.pool.store, features.pool.units, _learnt(context, number), seed)
+            start_g_M = _earlier_potentials(context, number, ids)
     with context.site.events.stage(f"align and select {number}", 1) as stage:
         choice = choose(
             source, goal, config.selection, seed, context.site.session, stage.share, used, memory, start_g_M,
-            _notebook(context, number),
+            _notebook(context, number), looped=config.rounds > 1,
         )  # fmt: skip
     prefix = Rounds.prefix(number)
     context.storage.write_table(f"{prefix}/picks.parquet", picks_table(choice.picks))
@@ -172,6 +164,12 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
         recipe = Recipe.of(proxy, settled, config.feature_seed, config.reading.max_chars)
         write_potentials(context.storage, f"{prefix}/{POTENTIALS}", ids, goal, choice.facts, recipe)
     return dict(choice.facts)
+
+
+def _learnt(context: Context, number: int) -> list[str]:
+    """Ids of the rows that the model was trained on so far."""
+    rounds = kept_rounds(context, number)
+    return [row_id for earlier in rounds for row_id in context.record(earlier, "selected")["ids"]]
 
 
 def _notebook(context: Context, number: int) -> Notebook:
@@ -188,7 +186,7 @@ def _earlier_potentials(context: Context, number: int, ids: list[str]) -> Array 
         return None
     if storage.read_table(f"{earlier}/{POTENTIALS}", ["id"])["id"].to_pylist() != ids:
         return None
-    found = storage.read_json(f"{earlier}/aligned.json")["potentials"].get("start_g_M")
+    found = storage.read_json(f"{earlier}/aligned.json").get("potentials", {}).get("start_g_M")
     return None if found is None else np.array(found)
 
 

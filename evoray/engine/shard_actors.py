@@ -23,7 +23,7 @@ from evoray.engine.remote import fetch
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of
 from evoray.errors import StageError
-from evoray.selection.protocol import CHANGING, MAKING, RESETTING, split_tiles
+from evoray.selection.protocol import BEGINNING, CHANGING, MAKING, RESETTING, split_tiles
 from evoray.storage import Storage
 
 _LOG = logging.getLogger(__name__)
@@ -46,12 +46,14 @@ class ShardActor:
         excluded: Collection[str],
         threads: int,
         cache_bytes: int,
+        extra: Sequence[str] = (),
+        unit_rows: bool = True,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.source, self.tiles, self.n_tiles, self.excluded = source, tiles, n_tiles, excluded
-        self.cache_bytes = cache_bytes
+        self.cache_bytes, self.extra, self.unit_rows = cache_bytes, tuple(extra), unit_rows
 
     def load(self) -> int:
         """Read the tiles; their rows. No part of the construction: of that, Ray reports failures as text alone."""
@@ -61,15 +63,20 @@ class ShardActor:
 
         loaded = []
         for index in self.tiles:
-            table = self.source.read(index)
+            table = self.source.read(index, self.extra if self.unit_rows else (*self.extra, "norm"))
             has_features = "feature" in table.column_names
-            features = matrix_of(table) if has_features else np.ones((table.num_rows, 1), np.float32)
+            features = matrix_of(table, self.unit_rows) if has_features else np.ones((table.num_rows, 1), np.float32)
             loaded.append(
                 Tile(
                     index=index,
                     ids=table["id"].to_pylist(),
                     features_ND=torch.from_numpy(features),
                     sources=table["source"].to_pylist() if "source" in table.column_names else (),
+                    columns={
+                        name: torch.from_numpy(table[name].cast(pa.float64()).to_numpy().copy())
+                        for name in self.extra
+                        if name != "source"
+                    },
                 )
             )
         self.shard = Shard(loaded, self.n_tiles, self.excluded, self.cache_bytes)
@@ -226,7 +233,7 @@ class RayShards:
 
     def _note(self, method: str, args: tuple[Any, ...], call: _Call) -> None:
         """Keep what rebuilds a shard; forget what a later call made needless."""
-        if method == "open":
+        if method in BEGINNING:
             self._log[args[0]] = [call]
         elif method == "close":
             self._log.pop(args[0], None)
@@ -260,12 +267,14 @@ def ray_shards(
     *,
     count: int | None = None,
     cache_mb: int = 3072,
+    extra: Sequence[str] = (),
+    unit_rows: bool = True,
 ) -> Iterator[RayShards]:
     """Actors that hold all tiles of a source, ended with the block.
 
     count: shards; None: one an actor of the session, at least two; never more than this machine runs at a time, of
     which some would wait for ever. cache_mb: each shard's memory for kernels. storage: where weights are saved; None:
-    they cannot be.
+    they cannot be. extra: columns of the tiles beside features. unit_rows: features are scaled to norm 1.
     """
     n_tiles = source.count()
     wanted = count or max(2, session.workers)
@@ -277,7 +286,7 @@ def ray_shards(
     barred = frozenset(excluded)
 
     def launch(span: range) -> Any:
-        return actor.remote(source, list(span), n_tiles, barred, session.threads, cache_mb * 2**20)
+        return actor.remote(source, list(span), n_tiles, barred, session.threads, cache_mb * 2**20, extra, unit_rows)
 
     shards = RayShards(launch, spans, n_tiles, storage, session.attempts)
     try:

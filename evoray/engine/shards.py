@@ -22,6 +22,9 @@ from evoray.storage import UnitStore
 _EXTERNAL_TILE_ROWS = 4096
 #: Stored units of one tile at most; and tiles that a pool has at least before units are put together.
 _LARGEST_GROUP = 64
+#: What a feature store has of each row beside its feature; all else is the pool's.
+_STORED = {"tokens", "norm"}
+_KINDS = {"source": pa.string(), "quality": pa.float64(), "tokens": pa.int64(), "norm": pa.float64()}
 
 
 class TileSource(Protocol):
@@ -33,11 +36,12 @@ class TileSource(Protocol):
     def identity(self) -> str:
         """What the tiles hold, in words: equal where they are the same."""
 
-    def read(self, tile: int) -> pa.Table:
-        """Columns `id` and `feature` of one tile; no `feature` column where no selector needs it."""
+    def read(self, tile: int, extra: Sequence[str] = ()) -> pa.Table:
+        """Columns `id` and `feature` of one tile (no `feature` where no selector needs it), and what else is asked for.
 
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """The same with a column `source`, text or null. Raises SelectionError where sources are not known."""
+        extra: source (text or null), quality (float or null), tokens, norm (of the features before they were scaled).
+        Raises SelectionError where one of them is not known here.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +60,24 @@ class StoredTiles:
         """The store, which is named by its content, and its units."""
         return f"{self.store.prefix}:{','.join(map(str, self.units))}"
 
-    def read(self, tile: int) -> pa.Table:
-        """One unit's ids and features."""
-        return self.store.read(self.store.find(self.units[tile]), ["id", "feature"])
-
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """One unit's ids and features, and the sources that the unit of the pool has for these ids."""
+    def read(self, tile: int, extra: Sequence[str] = ()) -> pa.Table:
+        """One unit's ids, features, tokens and norms, and what the unit of the pool has for these ids."""
+        own = [name for name in extra if name in _STORED]
+        table = self.store.read(self.store.find(self.units[tile]), ["id", "feature", *own])
+        others = [name for name in extra if name not in _STORED]
+        if not others:
+            return table
         if self.rows is None:
             raise SelectionError(
-                "shares per source, and stored features without the pool that they are of",
+                f"{' and '.join(others)} of each row, and stored features without the pool that they are of",
                 "features of a pool that is read in the same call",
-                "give pool, target and model, or features as a Parquet file with a column source",
+                f"give the pool, or features as a Parquet file with a column {others[0]}",
             )
-        table, rows = self.read(tile), self.rows.table(self.units[tile])
+        rows = self.rows.table(self.units[tile])
         place = pc.index_in(table["id"], value_set=rows["id"].combine_chunks())
-        return table.append_column("source", _sources_in(rows).take(place))
+        for name in others:
+            table = table.append_column(name, _column_of(rows, name).take(place))
+        return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +95,19 @@ class PoolTiles:
         """The pool, which is named by its content, and its units."""
         return f"{self.rows.store.prefix}:{','.join(map(str, self.units))}"
 
-    def read(self, tile: int) -> pa.Table:
-        """One unit's ids."""
-        return self.rows.table(self.units[tile]).select(["id"])
-
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """One unit's ids and sources."""
+    def read(self, tile: int, extra: Sequence[str] = ()) -> pa.Table:
+        """One unit's ids, and what the pool has for them."""
         rows = self.rows.table(self.units[tile])
-        return rows.select(["id"]).append_column("source", _sources_in(rows))
+        table = rows.select(["id"])
+        for name in extra:
+            if name in _STORED:
+                raise SelectionError(
+                    f"{name} of each row, and rows of a pool without features",
+                    "features, which come with it",
+                    "give a model, or set selection.k in rows",
+                )
+            table = table.append_column(name, _column_of(rows, name))
+        return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +152,21 @@ class ParquetTiles:
             footer = pq.ParquetFile(stream).metadata
             return f"{self.path}:{footer.num_rows}:{hashlib.sha256(str(footer.to_dict()).encode()).hexdigest()}"
 
-    def read(self, tile: int) -> pa.Table:
+    def read(self, tile: int, extra: Sequence[str] = ()) -> pa.Table:
         """Rows [tile * height, (tile + 1) * height) of the file."""
-        return self._read(tile, ["id", "feature"])
-
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """The same with the file's column `source`."""
-        table = self._read(tile, ["id", "feature", "source"])
-        if "source" not in table.column_names:
+        table = self._read(tile, ["id", "feature", *extra])
+        missing = [name for name in extra if name not in table.column_names and name != "norm"]
+        if missing:
             raise SelectionError(
-                f"shares per source, and features {self.path} without a column source",
-                "the source of each row beside its feature",
-                "add a column source to the file, or leave selection.shares and selection.max_share out",
+                f"{missing[0]} of each row, and features {self.path} without a column {missing[0]}",
+                f"the {missing[0]} of each row beside its feature",
+                f"add a column {missing[0]} to the file, or change what asks for it",
             )
-        return table.set_column(2, "source", table["source"].cast(pa.string()))
+        for name in extra:
+            if name in table.column_names:
+                place = table.column_names.index(name)
+                table = table.set_column(place, name, table[name].cast(_KINDS[name]))
+        return table
 
     def _read(self, tile: int, columns: list[str]) -> pa.Table:
         """Some columns of one tile; only the row groups that hold its rows are read."""
@@ -196,13 +209,9 @@ class GroupedTiles:
         """That of the tiles."""
         return self.tiles.identity()
 
-    def read(self, tile: int) -> pa.Table:
+    def read(self, tile: int, extra: Sequence[str] = ()) -> pa.Table:
         """The rows of one group, in order."""
-        return pa.concat_tables(map(self.tiles.read, self._members(tile)))
-
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """The same with their sources."""
-        return pa.concat_tables(map(self.tiles.read_with_sources, self._members(tile)))
+        return pa.concat_tables(self.tiles.read(member, extra) for member in self._members(tile))
 
     def _members(self, tile: int) -> range:
         return range(tile * self.size, min((tile + 1) * self.size, self.tiles.count()))
@@ -219,44 +228,21 @@ def units_of(units: Sequence[int], tiles: Iterable[int]) -> list[int]:
     return [unit for tile in sorted(set(tiles)) for unit in units[tile * size : (tile + 1) * size]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourcedTiles:
-    """Tiles with a column `source` beside the others: for a selection with shares."""
-
-    tiles: TileSource
-
-    def count(self) -> int:
-        """Tiles in all."""
-        return self.tiles.count()
-
-    def identity(self) -> str:
-        """That of the tiles."""
-        return self.tiles.identity()
-
-    def read(self, tile: int) -> pa.Table:
-        """One tile and its sources."""
-        return self.read_with_sources(tile)
-
-    def read_with_sources(self, tile: int) -> pa.Table:
-        """One tile and its sources."""
-        return self.tiles.read_with_sources(tile)
-
-
-def _sources_in(table: pa.Table) -> pa.ChunkedArray:
-    """The column `source` of a pool's unit; nulls where the pool has none."""
-    if "source" in table.column_names:
-        return table["source"].cast(pa.string())
-    return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+def _column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of a pool's unit; nulls where the pool has none."""
+    if name in table.column_names:
+        return table[name].cast(_KINDS[name])
+    return pa.chunked_array([pa.nulls(table.num_rows, _KINDS[name])])
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
-    """The `feature` column as float32 [n, D] with unit rows.
+def matrix_of(table: pa.Table, unit_rows: bool = True) -> npt.NDArray[np.float32]:
+    """The `feature` column as float32 [n, D], scaled to unit rows, or to the rows' own `norm` where it is there.
 
-    Raises SelectionError for rows of different lengths or without a direction (zero or non-finite).
+    Raises SelectionError for rows of different lengths, non-finite ones, and unit rows without a direction.
     """
     column = table["feature"].combine_chunks()
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
@@ -269,13 +255,20 @@ def matrix_of(table: pa.Table) -> npt.NDArray[np.float32]:
         )
     features_ND = values.reshape(table.num_rows, lengths[0] if lengths else _dim_of(column.type))
     norm_N = np.linalg.norm(features_ND.astype(np.float64), axis=1)
-    if not np.isfinite(norm_N).all() or (norm_N == 0).any():
-        bad = table["id"][int(np.flatnonzero(~np.isfinite(norm_N) | (norm_N == 0))[0])]
+    bad_N = ~np.isfinite(norm_N) | (unit_rows & (norm_N == 0))
+    if bad_N.any():
+        bad = table["id"][int(np.flatnonzero(bad_N)[0])]
         raise SelectionError(
             f"a zero or non-finite feature (id {bad})", "features with a direction", "leave such rows out"
         )
-    unit_ND: npt.NDArray[np.float32] = (features_ND / norm_N[:, None]).astype(np.float32)
-    return unit_ND
+    if unit_rows:
+        scaled_ND = features_ND / norm_N[:, None]
+    elif "norm" in table.column_names:
+        scaled_ND = features_ND * table["norm"].to_numpy().astype(np.float64)[:, None]
+    else:
+        scaled_ND = features_ND
+    found_ND: npt.NDArray[np.float32] = scaled_ND.astype(np.float32)
+    return found_ND
 
 
 def _dim_of(kind: pa.DataType) -> int:

@@ -33,6 +33,7 @@ class Target:
     split: Split
     source: Source
     weights: Mapping[str, float]  # of rows that have another weight than 1
+    subtasks: Mapping[str, str]  # of rows that name one
     rows: int
     choices: int  # rows with choices
     questions: int  # rows that ask something: the others are raw text
@@ -41,6 +42,10 @@ class Target:
     def weights_of(self, ids: Sequence[str]) -> npt.NDArray[np.float64] | None:
         """Weights of some rows; None where all are equal."""
         return np.array([self.weights.get(row_id, 1.0) for row_id in ids]) if self.weights else None
+
+    def subtasks_of(self, ids: Sequence[str]) -> tuple[str | None, ...] | None:
+        """Subtasks of some rows; None where no row names one."""
+        return tuple(self.subtasks.get(row_id) for row_id in ids) if self.subtasks else None
 
 
 def open_target(path: str, split: Split, seed: int, unit_rows: int, site: Site, list_options: bool = False) -> Target:
@@ -59,6 +64,7 @@ def open_target(path: str, split: Split, seed: int, unit_rows: int, site: Site, 
             identity=fingerprint(content=found.content, unit_rows=unit_rows, list_options=list_options),
         ),
         weights=found.weights,
+        subtasks=found.subtasks,
         rows=found.rows,
         choices=found.choices,
         questions=found.questions,
@@ -75,6 +81,7 @@ class _Described:
     questions: int
     content: str
     weights: dict[str, float]
+    subtasks: dict[str, str]
     quarantine: str | None
 
 
@@ -91,6 +98,7 @@ def _describe_target(path: str, split: Split, seed: int, storage: Storage) -> _D
         questions=sum(row.asks for row in rows),
         content=fingerprint(rows=[asdict(row) for row in rows]),
         weights=weights,
+        subtasks={row.id: row.subtask for row in rows if row.subtask is not None},
         quarantine=quarantine,
     )
 

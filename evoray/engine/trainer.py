@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Settings that say where and how often, not what is trained: a training may go on under others.
 _WHERE = {"workers", "zero_stage", "offload", "checkpoint_steps"}
 
+#: So many trainings in one launch are no longer shown by name.
+_NAMED = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
@@ -87,7 +90,7 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
     jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
     begun = [job for job in jobs if job.outcome() is None]
     if begun:
-        label = " and ".join(job.name for job in jobs)
+        label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
         with events.stage(f"train {label}", 0) as stage:
             _train_all(begun, session, events, stage)
     outcomes = {job.name: _outcome(job) for job in jobs}

@@ -17,6 +17,7 @@ from evoray.features.gradient import GradientFeatures
 from evoray.features.hidden import HiddenFeatures
 from evoray.features.protocol import Extractor
 from evoray.features.rows import FeatureTable, featurise_rows
+from evoray.features.uncertainty import UncertaintyFeatures
 from evoray.models.chat import Encoded, encode, encode_text
 from evoray.models.loading import autocast_dtype, load_encoder, load_for_inference, load_tokenizer
 from evoray.models.moments import Moments, load_moments
@@ -68,8 +69,10 @@ def _extractor(
     if config.representation == "embed":
         return HiddenFeatures(load_encoder(model), "mean", precision)
     loaded: Any = load_for_inference(model, adapters[-1] if adapters else None, precision, merge=True)
-    if config.representation == "gradient":
+    if config.representation in ("auto", "gradient"):  # undecided: gradients, as for `uses_lora`
         return BaseWeightFeatures(loaded, dim=config.dim, seed=seed, precision=precision)
+    if config.representation == "uncertainty":
+        return UncertaintyFeatures(loaded, precision)
     return HiddenFeatures(loaded.base_model, "position" if config.representation == "rds" else "mean", precision)
 
 

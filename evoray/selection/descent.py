@@ -34,6 +34,7 @@ class DescentOptions:
     """How the descent is run; units: eta per standard deviation of the gradient."""
 
     k: int
+    rows: int  # to rank, at least k: those beyond the k-th are no part of the picks, and follow them
     eta: float  # length of a step; divided by lambda where that is above 1
     steps: int
     refresh_every: int
@@ -57,10 +58,11 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Where a descent ended. `top` has the K picks: (-log w, f, id, tile, row), best first."""
+    """Where a descent ended. `top` has the K picks: (-log w, f, id, tile, row), best first; `more` what follows."""
 
     potentials: Potentials
     top: tuple[Entry, ...]
+    more: tuple[Entry, ...]
     trace: tuple[Step, ...]
     lambda_eff: float
     scale_transport: float  # s_OT, cost units
@@ -122,10 +124,11 @@ class _Run:
             self._move()
             progress()
         self._look(self.options.steps, True, exact=True)
-        last = self.trace[-1]
+        last, ranked = self.trace[-1], self._ranked()
         return Descent(
             potentials=self.potentials,
-            top=self._top(),
+            top=ranked[: self.options.k],
+            more=ranked[self.options.k :],
             trace=tuple(self.trace),
             lambda_eff=self.lambda_eff,
             scale_transport=self.scale_transport,
@@ -233,9 +236,9 @@ class _Run:
         """Rows of each source that matter: no choice holds more."""
         return [self.options.k] if self.bounds is None else self.bounds.most_S
 
-    def _top(self) -> tuple[Entry, ...]:
-        """The first k usable rows of all shards by (-w, f, id), as far as shares allow."""
-        most_S = self._most_S()
+    def _ranked(self) -> tuple[Entry, ...]:
+        """The first usable rows of all shards by (-w, f, id), k of them where shares say how many of which source."""
+        most_S = [self.options.rows] if self.bounds is None else self.bounds.most_S
         parts = zip(*self.shards.call("top", POOL, most_S), strict=True)
         ranked = [
             sorted(entry for part in of_source for entry in part)[:most]

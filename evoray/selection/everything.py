@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
+from evoray.selection.selector import Choice, Needs, Request, Selector
+
+
+class Everything(Selector):
+    """Every usable row, whatever the budget."""
+
+    needs: ClassVar[Needs] = Needs(features=False, target=False)
+
+    def select(self, shards: Shards, _request: Request) -> Choice:
+        """All of them."""
+        return Choice(picks=everything(shards), facts={})
 
 
 def everything(shards: Shards) -> tuple[Pick, ...]:

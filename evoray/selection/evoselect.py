@@ -25,7 +25,9 @@ from evoray.selection.descent import POOL, Descent, Task, descend
 from evoray.selection.evoselect_records import Certificate, EvoSelectParams, EvoSelectResult, PathPoint
 from evoray.selection.journal import Journal, NoJournal
 from evoray.selection.picked import PICKED, pick_records, remember, solve_picked
+from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import with_nearest
 from evoray.selection.shares import Bounds
 from evoray.selection.weights import target_weights
 
@@ -100,7 +102,7 @@ def evoselect(
         target_MD=target,
         validate_MD=None if validate_MD is None else np.asarray(validate_MD, dtype=np.float64),
         map_DP=map_DP,
-        cost_std=_cost_std(shards),
+        cost_std=cost_std(shards),
         start_g_M=start_g_M,
         journal=journal or NoJournal(),
     )
@@ -217,7 +219,7 @@ def _finish(setting: _Setting, path: list[_Tried], usable: int) -> EvoSelectResu
     shards.call("prepare_diversity", PICKED, setting.map_DP)
     memory = remember(shards, task.memory, setting.params.k)
     diversity = descent.lambda_eff * task.energy.value(memory.moment(task.energy.moment)) if point.lam else 0.0
-    picks = pick_records(shards, descent)
+    picks = (*pick_records(shards, descent), *_followers(setting, descent))
     (sigma_DD,) = shards.reduce("moment", PICKED, "second", True)
     shards.call("close", PICKED)
     target_sigma_DD = moment_of(torch.from_numpy(setting.target_MD), torch.from_numpy(task.weights_M), "second")
@@ -249,12 +251,23 @@ def _finish(setting: _Setting, path: list[_Tried], usable: int) -> EvoSelectResu
     )
 
 
+def _followers(setting: _Setting, descent: Descent) -> tuple[Pick, ...]:
+    """The rows that come after the picks."""
+    first = setting.params.k
+    found = (
+        Pick(id=row_id, tile=tile, row=row, rank=rank, weight=float(np.exp(-negative_log_w)), potential=f)
+        for rank, (negative_log_w, f, row_id, tile, row) in enumerate(descent.more, first)
+    )
+    return with_nearest(setting.shards, tuple(found), setting.target_MD) if descent.more else ()
+
+
 def _energy(params: EvoSelectParams, projected_MP: torch.Tensor, weights_M: Array) -> Energy:
     reference = moment_of(projected_MP, torch.from_numpy(weights_M), "second")
     return make_energy(params.energy, reference, delta=params.delta)
 
 
-def _cost_std(shards: Shards) -> float:
+def cost_std(shards: Shards) -> float:
+    """std(C) over the usable rows of the open problem `POOL` and its target, cost units."""
     (moments,) = shards.reduce("cost_moments", POOL)
     count, total, squares = (float(value) for value in moments)
     return max(float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))), MIN_COST_STD)

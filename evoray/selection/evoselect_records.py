@@ -19,6 +19,7 @@ class EvoSelectParams:
     """Everything that decides the picks, beside the rows."""
 
     k: int  # picks
+    rows: int | None = None  # to rank: those beyond the k-th follow the picks; None: k. Not with shares
     energy: EnergyName = "relative_vendi"
     lam: float | Literal["auto"] = "auto"  # weight of diversity, in spreads of the transport gradient
     r: float | Literal["auto"] = "auto"  # eps / std(C)
@@ -51,6 +52,7 @@ class EvoSelectParams:
         wrong = [f"{name} = {value}" for name, value in positive.items() if not value > 0]
         lams = self.lambda_path if self.lam == "auto" else (self.lam,)
         wrong += [f"lambda = {lam}" for lam in lams if not lam >= 0]
+        wrong += ["rows and shares"] if self.rows is not None and self.rows > self.k and self.shares else []
         if wrong or not self.lambda_path or not self.r_path:
             raise SelectionError(", ".join(wrong) or "an empty path", "positive numbers", "correct these settings")
 
@@ -58,6 +60,7 @@ class EvoSelectParams:
         """The part that a single descent needs."""
         return DescentOptions(
             k=self.k,
+            rows=max(self.k, self.rows or 0),
             eta=self.eta,
             steps=self.steps,
             refresh_every=self.refresh_every,

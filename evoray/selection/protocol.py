@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 from evoray.alignment.reduction import Array
 
-#: Methods of `Shard` that make a problem; that bring it back to its beginning; and that change it. They are what is
-#: called again on a shard that is loaded anew; all others but `close`, `save` and `restore` leave it as it is.
-MAKING = ("open", "divide", "prepare_diversity")
+#: Methods of `Shard` that begin a problem or a state; that make it what it is; that bring it back to its beginning; and
+#: that change it. They are what is called again on a shard that is loaded anew; all others but `close`, `save` and
+#: `restore` leave it as it is.
+BEGINNING = ("open", "begin")
+MAKING = (*BEGINNING, "divide", "prepare_diversity")
 RESETTING = ("reset",)
-CHANGING = ("set_diversity", "sinkhorn_kernel", "sinkhorn_log", "mirror_step", "accept")
+CHANGING = ("set_diversity", "sinkhorn_kernel", "sinkhorn_log", "mirror_step", "accept", "tell")
 
 
 class Shards(Protocol):

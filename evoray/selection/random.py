@@ -7,10 +7,23 @@ sample without replacement, and a larger K only adds rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+from evoray.budget import taken
 from evoray.errors import SelectionError
 from evoray.selection.picks import Pick, random_key
 from evoray.selection.protocol import Shards
+from evoray.selection.selector import Choice, Needs, Request, Selector
+
+
+class Random(Selector):
+    """A uniform choice of rows."""
+
+    needs: ClassVar[Needs] = Needs(features=False, target=False)
+
+    def select(self, shards: Shards, request: Request) -> Choice:
+        """The first rows in the random order of the seed."""
+        return Choice(picks=random_pick(shards, request.rows, request.seed), facts={})
 
 
 def random_pick(shards: Shards, k: int, seed: int) -> tuple[Pick, ...]:
@@ -35,12 +48,5 @@ def random_to_tokens(ids: Sequence[str], tokens: Sequence[int], seed: int, token
 
     Rows are taken in the random order; the last one is kept if the total is then nearer the budget.
     """
-    chosen: list[int] = []
-    total = 0
-    for position in random_order(ids, seed):
-        after = total + tokens[position]
-        if chosen and abs(after - token_budget) > abs(total - token_budget):
-            break
-        chosen.append(position)
-        total = after
-    return chosen
+    order = random_order(ids, seed)
+    return order[: taken([tokens[position] for position in order], token_budget)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,15 @@ CACHE_BYTES = 3 * 2**30
 class Tile:
     """One stored unit: a fixed list of rows, never split. `features_ND` has unit rows, fp32 (or fp64, slower).
 
-    sources: of each row, where a selection has shares; none at all: no row has one.
+    sources: of each row, where a selection has shares; none at all: no row has one. columns: numbers of each row
+    that a selector asked for, by name, fp64; NaN where a row has none.
     """
 
     index: int
     ids: Sequence[str]
     features_ND: torch.Tensor
     sources: Sequence[str | None] = ()
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.features_ND.ndim != 2 or len(self.ids) != len(self.features_ND):
@@ -81,6 +83,28 @@ class Shard:
             tile.index: torch.tensor([row_id not in barred for row_id in tile.ids], dtype=torch.bool) for tile in tiles
         }
         self._problems: dict[str, Problem] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+
+    # What selectors send here: functions of a module, run where the rows are.
+
+    def tiles(self) -> list[tuple[Tile, torch.Tensor]]:
+        """Each tile of this shard with the mask of its usable rows, in order."""
+        return [(tile, self._usable[index]) for index, tile in self._tiles.items()]
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The answer of `function(shard, *arguments)`, which leaves the shard as it is."""
+        return function(self, *arguments)
+
+    def begin(self, name: str) -> None:
+        """Make an empty state under a name, for `tell`."""
+        self._states[name] = {}
+
+    def tell(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The answer of `function(shard, state, *arguments)`, which may change the state.
+
+        It is called again, in order, on a shard that is loaded anew: it must be a function of the calls before it.
+        """
+        return function(self, self._states[name], *arguments)
 
     @property
     def n_rows(self) -> int:
@@ -163,8 +187,9 @@ class Shard:
             rows.source_N = of_tile[rows.position_N]
 
     def close(self, problem: str) -> None:
-        """Forget a problem and free its memory."""
+        """Forget a problem, or a state, and free its memory."""
         self._problems.pop(problem, None)
+        self._states.pop(problem, None)
 
     def reset(self, problem: str) -> None:
         """Every usable row back to the weight it was opened with; what follows is as on a fresh problem."""

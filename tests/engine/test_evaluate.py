@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evoray import compare, evaluate
+from evoray import evaluate, evaluate_paired
 from evoray.config import ClusterConfig, EvaluationConfig, LoraConfig
 from evoray.engine.session import Session
 from evoray.errors import ConfigError, ModelError, TargetError
@@ -76,7 +76,7 @@ def test_two_models_are_compared_row_by_row_and_an_adapter_of_another_shape_is_r
     new_adapter(load_model(str(wide)), LoraConfig(rank=2), 0).save_pretrained(tmp_path / "adapter")
     target, common = str(task / "target"), ("--set", "evaluation.precision=float32", "--set", "cluster.workers=1")
     facts = evoray.shown(
-        "compare", "--target", target, "--model", wide, "--adapter", tmp_path / "adapter", "--against-model",
+        "evaluate", "--target", target, "--model", wide, "--adapter", tmp_path / "adapter", "--against-model",
         tiny_model_dir, "--split", "test", "--scores", tmp_path / "kept", "--out", tmp_path / "c.json", *common,
     )  # fmt: skip
     assert json.loads((tmp_path / "c.json").read_text()) == facts
@@ -99,7 +99,7 @@ def test_two_models_are_compared_row_by_row_and_an_adapter_of_another_shape_is_r
         assert (facts[side]["model"], facts[side]["adapter"]) == (str(model), adapter)
         assert facts[side]["loss"] == pytest.approx(np.mean([pair[place].loss for pair in pairs]), abs=1e-5)
     message = evoray.refused(
-        "compare", "--target", target, "--model", tiny_model_dir, "--adapter", tmp_path / "adapter", *common
+        "evaluate", "--target", target, "--model", tiny_model_dir, "--adapter", tmp_path / "adapter", *common
     )
     assert "an adapter trained on a model of this shape" in message
 
@@ -122,6 +122,6 @@ def test_what_a_target_does_not_hold_is_refused(
 
 def test_a_model_is_not_compared_with_itself_nor_with_what_is_not_there(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="on both sides"):
-        compare("t", str(tiny_model_dir), str(tmp_path), against_model=str(tiny_model_dir))
+        evaluate_paired("t", str(tiny_model_dir), str(tmp_path), against_model=str(tiny_model_dir))
     with pytest.raises(ModelError, match="no such directory"):
-        compare("t", str(tiny_model_dir), str(tmp_path), adapter=str(tmp_path / "absent"), cluster=CLUSTER)
+        evaluate_paired("t", str(tiny_model_dir), str(tmp_path), adapter=str(tmp_path / "absent"), cluster=CLUSTER)

@@ -15,12 +15,14 @@ import pytest
 from evoray import score, select
 from evoray.config import ClusterConfig, FeatureConfig, LoraConfig, PoolConfig, SelectionConfig
 from evoray.config_file import load_config
-from evoray.engine.choose import Goal, choose, memory_of
+from evoray.engine.choose import choose
+from evoray.engine.selected import memory_of
 from evoray.engine.session import Session
 from evoray.engine.shards import StoredTiles
 from evoray.engine.stored import Features, read_features
 from evoray.errors import ConfigError
 from evoray.selection.picks import random_key
+from evoray.selection.selector import Goal
 from evoray.single import Selection
 from evoray.storage import Storage
 from tests.conftest import FinishedRun

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evoray.config import SelectionConfig
-from evoray.engine.choose import Choice, Goal, choose
+from evoray.engine.choose import choose
 from evoray.engine.external import open_features, read_all
 from evoray.engine.session import Session
 from evoray.engine.shards import ParquetTiles, StoredTiles, TileSource, matrix_of
@@ -20,6 +20,7 @@ from evoray.selection.evoselect import evoselect
 from evoray.selection.evoselect_records import EvoSelectParams
 from evoray.selection.exact import exact
 from evoray.selection.local import LocalShards
+from evoray.selection.selector import Choice, Goal
 from evoray.selection.shard import Tile
 from evoray.storage import Storage, UnitStore
 from tests.oracles import Array

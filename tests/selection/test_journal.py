@@ -120,7 +120,7 @@ def test_every_method_of_a_shard_is_known_to_change_it_or_to_leave_it_as_it_is()
     reading = {
         *("counts", "usable_rows", "first_at_random", "similarities", "source_counts", "column_minimum"),
         *("cost_moments", "weighted_potential", "transport_cost", "moment", "gradient_sums", "capped_mass"),
-        *("smallest_gradients", "top", "describe", "n_rows"),
+        *("smallest_gradients", "top", "describe", "n_rows", "tiles", "ask"),
     }
     methods = {name for name in vars(Shard) if not name.startswith("_")}
     assert methods == reading | {*MAKING, *RESETTING, *CHANGING} | {"close", "save", "restore"}

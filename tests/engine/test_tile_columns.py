@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from evoray.config import SelectionConfig
-from evoray.engine.choose import Goal, choose
+from evoray.engine.choose import choose
 from evoray.engine.session import Session
-from evoray.engine.shards import ParquetTiles, PoolTiles, SourcedTiles, StoredTiles, matrix_of
+from evoray.engine.shards import ParquetTiles, PoolTiles, StoredTiles, matrix_of
 from evoray.engine.workers import DUPLICATES, PoolRows
 from evoray.errors import SelectionError
 from evoray.selection.evoselect import evoselect
 from evoray.selection.evoselect_records import EvoSelectParams
 from evoray.selection.local import LocalShards
+from evoray.selection.selector import Goal
 from evoray.selection.shard import Tile
 from evoray.selection.shares import Shares
 from evoray.storage import Storage, UnitStore
@@ -58,7 +59,7 @@ def stored(tmp_path: Path, pool: PoolRows) -> StoredTiles:
 
 
 def test_stored_features_get_their_sources_from_the_pool_by_id(stored: StoredTiles) -> None:
-    tables = [SourcedTiles(tiles=stored).read(tile) for tile in range(stored.count())]
+    tables = [stored.read(tile, ["source"]) for tile in range(stored.count())]
     table = pa.concat_tables(tables)
     assert dict(zip(table["id"].to_pylist(), table["source"].to_pylist(), strict=True)) == {
         row_id: source for row, (row_id, source) in enumerate(zip(IDS, SOURCES, strict=True)) if row not in (5, 20)
@@ -72,13 +73,13 @@ def test_a_pool_without_sources_gives_nulls(tmp_path: Path) -> None:
     none = pa.array([], pa.int64())
     store.storage.write_table(f"{store.prefix}/{DUPLICATES}", pa.table({"unit": none, "row": none}))
     tiles = PoolTiles(rows=PoolRows(store=store), units=(0,))
-    assert SourcedTiles(tiles=tiles).read(0).to_pydict() == {"id": IDS[:3], "source": [None] * 3}
+    assert tiles.read(0, ["source"]).to_pydict() == {"id": IDS[:3], "source": [None] * 3}
 
 
 def test_stored_features_without_their_pool_have_no_sources(stored: StoredTiles) -> None:
     alone = StoredTiles(store=stored.store, units=stored.units)
     with pytest.raises(SelectionError, match="without the pool"):
-        SourcedTiles(tiles=alone).read(0)
+        alone.read(0, ["source"])
 
 
 @pytest.mark.parametrize("group", [7, 100])
@@ -87,10 +88,10 @@ def test_a_parquet_file_has_its_own_sources(tmp_path: Path, group: int) -> None:
     table = features_of(list(range(ROWS)))
     pq.write_table(table, path, row_group_size=group)
     with pytest.raises(SelectionError, match="without a column source"):
-        SourcedTiles(tiles=ParquetTiles.open(str(path))).read(0)
+        ParquetTiles.open(str(path)).read(0, ["source"])
     pq.write_table(table.add_column(0, "source", pa.array(SOURCES)), path, row_group_size=group)
     tiles = ParquetTiles.open(str(path))
-    found = SourcedTiles(tiles=tiles).read(0)
+    found = tiles.read(0, ["source"])
     assert found["source"].to_pylist() == SOURCES
     assert found.drop_columns(["source"]).equals(tiles.read(0))
 
@@ -98,7 +99,7 @@ def test_a_parquet_file_has_its_own_sources(tmp_path: Path, group: int) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_shares_over_actors_are_those_of_a_single_process(stored: StoredTiles, ray_session: Session) -> None:
-    tables = [stored.read_with_sources(tile) for tile in range(stored.count())]
+    tables = [stored.read(tile, ["source"]) for tile in range(stored.count())]
     tiles = [
         Tile(
             index=index,

@@ -1,0 +1,122 @@
+"""Which selector moves a model most, on real targets, with unchanged defaults? Through `evoray compare`.
+
+One pool mixed from all files of a folder of pools, several targets, several seeds; every (target, selector, seed) is a
+cell that is trained and scored once: the same command goes on where it was interrupted, and with more selectors, seeds
+or targets only the new cells are made. The last line printed is one JSON object.
+
+    python benchmarks/quality.py --data PATH --out DIR [--targets arc_challenge ...] [--seeds 0 1 2] [--selectors ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from evoray import compare
+from evoray.comparison_config import ComparisonConfig, build_comparison
+from evoray.config_file import apply_override
+from evoray.report.comparison import ComparisonSummary
+from evoray.report.display import Display
+
+_DATA_SEED = 0  # of the pool's mixture and of the test rows
+_TARGETS = ["arc_challenge", "winogrande", "strategyqa", "bbh_logic"]
+#: Each as its authors use it; where several representations are common, gradients and RDS+ are both there.
+_ENTRIES: dict[str, dict[str, Any]] = {
+    "random": {"selector": "random"},
+    "random-tokens": {"selector": "random", "tokens_of": "evoselect"},
+    "evoselect": {"selector": "evoselect"},
+    "less": {"selector": "less"},
+    "round_robin": {"selector": "round_robin"},
+    "round_robin-rds": {"selector": "round_robin", "features": {"representation": "rds"}},
+    "doubly_greedy": {"selector": "doubly_greedy"},
+    "uot": {"selector": "uot"},
+    "knn_uniform": {"selector": "knn_uniform"},
+    "knn_kde": {"selector": "knn_kde"},
+    "k_center": {"selector": "k_center"},
+    "kmeans_random": {"selector": "kmeans_random"},
+    "entropy": {"selector": "entropy"},
+}
+
+
+def main() -> None:
+    """Run all cells, then print the report and the JSON object."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    result = compare(_config(options), display=Display(Console(stderr=True)))
+    print((options.out / "comparison" / "report.md").read_text())
+    print(json.dumps(_verdict(result.summary, options)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with pools/*.parquet and targets/<task>/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--targets", nargs="+", default=_TARGETS)
+    parser.add_argument("--selectors", nargs="+", default=list(_ENTRIES), choices=list(_ENTRIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--k", default="96")
+    parser.add_argument("--rows-per-file", type=int, default=200)
+    parser.add_argument("--test-rows", type=int, default=500)
+    parser.add_argument("--deciles", action="store_true", help="also train on each tenth of the ranked pool")
+    parser.add_argument("--set", nargs="*", default=[], help="config keys that differ from the defaults: none")
+    return parser.parse_args()
+
+
+def _config(options: argparse.Namespace) -> ComparisonConfig:
+    data: dict[str, Any] = {
+        "pool": str(_mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)),
+        "targets": {name: str(_target_folder(name, options)) for name in options.targets},
+        "selectors": [{"name": name, **_ENTRIES[name]} for name in options.selectors],
+        "budgets": [options.k],
+        "seeds": options.seeds,
+        "deciles": options.deciles,
+        "out": str(options.out / "comparison"),
+        "training": {"workers": 1},  # two small trainings side by side waste less than one on two workers
+    }
+    for text in options.set:
+        apply_override(data, text)
+    return build_comparison(data)
+
+
+def _mix_pool(folder: Path, path: Path, rows_per_file: int) -> Path:
+    """Equal numbers of seeded random rows of every pool file."""
+    if not path.is_file():
+        generator = np.random.default_rng(_DATA_SEED)
+        tables = []
+        for file in sorted(folder.glob("*.parquet")):
+            table = pq.read_table(file)
+            rows = np.sort(generator.permutation(table.num_rows)[:rows_per_file])
+            tables.append(table.take(pa.array(rows)))
+        pq.write_table(pa.concat_tables(tables), path)
+    return path
+
+
+def _target_folder(name: str, options: argparse.Namespace) -> Path:
+    """The target's dev rows, and some seeded test rows."""
+    folder: Path = options.out / "targets" / name
+    if not (folder / "test.parquet").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        test = pq.read_table(options.data / "targets" / name / "test.parquet")
+        order = np.random.default_rng(_DATA_SEED).permutation(test.num_rows)[: options.test_rows]
+        pq.write_table(pq.read_table(options.data / "targets" / name / "dev.parquet"), folder / "dev.parquet")
+        pq.write_table(test.take(pa.array(np.sort(order))), folder / "test.parquet")
+    return folder
+
+
+def _verdict(summary: ComparisonSummary, options: argparse.Namespace) -> dict[str, Any]:
+    """Where evoselect stands: against random on each target, and against the best selector in the mean."""
+    hardware = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
+    return {"summary": summary.to_json()["overall"], "k": options.k, "seeds": options.seeds, "hardware": hardware}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""A comparison of selectors, readable top to bottom: select, train, score, and one row for each cell.
+
+A cell is a target, a selector, a budget and a seed. Features, selections, models and scores are kept by the fingerprint
+of all that they depend on: equal ones are shared, and the same call again goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoray.comparison_config import ComparisonConfig
+from evoray.config import check_metric
+from evoray.engine.bench import Bench, entries_of
+from evoray.engine.cell_models import jobs_of, train_all
+from evoray.engine.cell_selections import Wanted, select_all
+from evoray.engine.cells import model_cell, untrained_cell
+from evoray.engine.comparison_summary import summarise_comparison
+from evoray.engine.events import Display, Events
+from evoray.engine.lock import run_lock
+from evoray.engine.proxy import Checkpoint
+from evoray.engine.session import session
+from evoray.engine.site import Site
+from evoray.engine.stages import Scores, score, scores_name
+from evoray.engine.summary import source_counts
+from evoray.engine.trainer import TrainJob
+from evoray.evaluation.scoring import Scoring
+from evoray.report.comparison import ComparisonSummary
+from evoray.report.comparison_markdown import headline, render_comparison
+from evoray.storage import Storage
+
+SUMMARY, REPORT, CELLS = "summary.json", "report.md", "cells.jsonl"
+_PLOTS = "plots"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A finished comparison."""
+
+    out: str  # folder or URI
+    headline: str
+    summary: ComparisonSummary
+
+
+def compare(config: ComparisonConfig, *, display: Display | None = None) -> Compared:
+    """Run all cells of a comparison, or go on where it was interrupted; a report is written after each seed.
+
+    Raises UserError's children for wrong input, StageError where a stage cannot finish.
+    """
+    for entry in entries_of(config):
+        check_metric(entry.features, entry.selection)
+    Scoring.of(config.evaluation)
+    storage = Storage(config.out)
+    with run_lock(storage), session(config.cluster) as workers:
+        bench = Bench.of(config, Site(storage=storage, session=workers, events=Events(storage, display)))
+        storage.write_json("config.json", config.model_dump(by_alias=True, mode="json"), sort_keys=False)
+        cells = [_untrained(bench, target) for target in config.targets]
+        for seed in config.seeds:
+            cells += _play(bench, seed)
+            summary = _report(bench, storage, cells)
+    return Compared(out=storage.uri, headline=headline(summary), summary=summary)
+
+
+def _play(bench: Bench, seed: int) -> list[dict[str, Any]]:
+    """All cells of one seed."""
+    config = bench.config
+    wanted = [
+        Wanted(entry=entry, target=target, budget=budget, seed=seed)
+        for entry in bench.entries
+        for target in config.targets
+        for budget in (config.budgets if entry.selection.selector != "all" else config.budgets[:1])
+    ]
+    selections = select_all(bench, wanted)
+    jobs = jobs_of(bench, selections)
+    trained = train_all(bench, jobs)
+    cells = []
+    for target in config.targets:
+        scores = _score(bench, target, {one: job for one, job in jobs.items() if one.target == target})
+        for one, (found, identity) in scores.items():
+            cell = model_cell(one, found, identity, selections[one], trained[one], jobs[one].identity)
+            bench.site.storage.write_json(f"cells/{cell['cell']}.json", cell)
+            cells.append(cell)
+    return cells
+
+
+def _score(bench: Bench, target: str, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, tuple[Scores, str]]:
+    """Scores of models on a target's test rows, and their fingerprints."""
+    rows = bench.target(target, "test", bench.config.seeds[0])
+    models = {one.shown: Checkpoint.of(bench.config.model, bench.model_identity, job.out) for one, job in jobs.items()}
+    evaluation, max_tokens = bench.config.evaluation, bench.config.features.max_tokens
+    found = score(models, rows, evaluation, max_tokens, bench.site)
+    scoring = Scoring.of(bench.site.session.settled(evaluation))
+    names = {name: scores_name(model, rows, scoring, max_tokens) for name, model in models.items()}
+    return {one: (found[one.shown], names[one.shown]) for one in jobs}
+
+
+def _untrained(bench: Bench, target: str) -> dict[str, Any]:
+    rows = bench.target(target, "test", bench.config.seeds[0])
+    model = {"untrained model": Checkpoint.of(bench.config.model, bench.model_identity)}
+    (found,) = score(model, rows, bench.config.evaluation, bench.config.features.max_tokens, bench.site).values()
+    cell = untrained_cell(target, found, bench.model_identity)
+    bench.site.storage.write_json(f"cells/{cell['cell']}.json", cell)
+    return cell
+
+
+def _report(bench: Bench, storage: Storage, cells: Sequence[Mapping[str, Any]]) -> ComparisonSummary:
+    """Write cells, summary, report and plots of what is done so far."""
+    from evoray.report.comparison_plots import draw
+
+    config = bench.config
+    budgets = len(config.budgets)
+    per_seed = sum(budgets if entry.selection.selector != "all" else 1 for entry in bench.entries)
+    summary = summarise_comparison(
+        cells,
+        reference=config.reference,
+        pool=_pool_facts(bench),
+        expected=len(config.targets) * (1 + per_seed * len(config.seeds)),
+    )
+    storage.write(CELLS, "".join(json.dumps(cell) + "\n" for cell in cells).encode())
+    storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)
+    for name, image in draw(summary).items():
+        storage.write(f"{_PLOTS}/{name}", image)
+    storage.write(REPORT, render_comparison(summary, f"{_PLOTS}/").encode())
+    return summary
+
+
+def _pool_facts(bench: Bench) -> dict[str, Any]:
+    tokens_mean = None
+    if bench.yardstick is not None:
+        commits = bench.features(bench.yardstick.features).pool.store.commits().values()
+        tokens_mean = sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
+    return {"sources": source_counts(bench.pool), "tokens_mean": tokens_mean}

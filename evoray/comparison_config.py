@@ -1,0 +1,135 @@
+"""The configuration of a comparison: selectors, budgets, seeds and targets beside the sections of a run.
+
+pool: pool.parquet
+targets: {arc: targets/arc, winogrande: targets/winogrande}
+selectors: [random, evoselect, less, {selector: round_robin, features: {representation: rds}}]
+budgets: [96]
+seeds: [0, 1, 2]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from evoray.budget import Budget
+from evoray.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    FeatureConfig,
+    LoraConfig,
+    PoolConfig,
+    Section,
+    SelectionConfig,
+    TrainingConfig,
+)
+from evoray.config_file import apply_override, explain, read_yaml, resolve_paths
+from evoray.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class EntryConfig(Section):
+    """One selector of a comparison, with what it has of its own."""
+
+    selector: str
+    name: str = ""  # in tables and plots; empty: the selector, with its representation where that is given
+    options: dict[str, Any] = {}  # of the selector
+    features: dict[str, Any] = {}  # keys of the section `features` that differ
+    selection: dict[str, Any] = {}  # keys of the section `selection` that differ
+    tokens_of: str | None = None  # choose as many tokens as another entry did, and train for as many steps
+
+    @property
+    def shown(self) -> str:
+        """The name, or one made up."""
+        own = self.features.get("representation")
+        plain = self.selector.rpartition(":")[2]
+        return self.name or (f"{plain}-{own}" if own else plain)
+
+
+class ComparisonConfig(Section):
+    """A whole comparison."""
+
+    pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
+    targets: dict[str, str]  # name: a file (then it is dev) or a folder with dev and test files
+    selectors: tuple[EntryConfig, ...] = Field(min_length=1)
+    budgets: tuple[int | float | str, ...] = Field((96,), min_length=1)  # each as selection.k
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings; features share one
+    reference: str = "random"  # the entry that all others are compared with
+    deciles: bool = False  # also train on each tenth of the pool by predicted alignment
+    model: str = "smollm2"
+    out: str = "evoray-comparison"  # folder or bucket URI
+    launch: int = Field(8, ge=1)  # trainings in one launch of workers
+    parallel: int | None = Field(None, ge=1)  # launches at a time; None: as many as there are actors for
+    reading: PoolConfig = PoolConfig()
+    lora: LoraConfig = LoraConfig()
+    features: FeatureConfig = FeatureConfig()
+    selection: SelectionConfig = SelectionConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """A bare selector name is an entry; a list of targets is named by its files."""
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        if isinstance(data.get("selectors"), Sequence) and not isinstance(data["selectors"], str):
+            data["selectors"] = [{"selector": one} if isinstance(one, str) else one for one in data["selectors"]]
+        targets = data.get("targets")
+        if isinstance(targets, Sequence) and not isinstance(targets, str):
+            data["targets"] = {Path(str(one)).stem: str(one) for one in targets}
+            if len(data["targets"]) < len(targets):
+                raise ConfigError(f"targets: {list(targets)}", "targets of different names", "write them as name: path")
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ComparisonConfig:
+        names = [entry.shown for entry in self.selectors]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ConfigError(f"selectors named {', '.join(twice)} twice", "one name each", "give each entry a name")
+        for name in [*names, *self.targets]:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"the name {name!r} of a selector or target", "letters, digits and _ . -", "give it another name"
+                )
+        others = {entry.shown: entry.tokens_of for entry in self.selectors}
+        for name, other in others.items():
+            if other is not None and (other not in others or others[other] is not None):
+                raise ConfigError(
+                    f"selectors: {name} with tokens_of: {other}",
+                    f"an entry that has a budget of its own: {', '.join(n for n in names if others[n] is None)}",
+                    "correct the name",
+                )
+        for budget in self.budgets:
+            Budget.of(budget)
+        return self
+
+
+def load_comparison(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> ComparisonConfig:
+    """Read a YAML config; `overrides` are `section.key=value` strings, `values` top-level keys.
+
+    Relative `pool`, `targets` and local models are taken from the config's own folder. Raises ConfigError.
+    """
+    path = Path(path)
+    data = read_yaml(path)
+    resolve_paths(data, path.absolute().parent, ("pool", "targets"))
+    for text in overrides:
+        apply_override(data, text)
+    data.update({key: value for key, value in values.items() if value is not None})
+    return build_comparison(data)
+
+
+def build_comparison(data: Mapping[str, Any]) -> ComparisonConfig:
+    """Validate a mapping. Raises ConfigError that names the key, what it held and the nearest key."""
+    try:
+        return ComparisonConfig.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, ComparisonConfig) from error

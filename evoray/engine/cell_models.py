@@ -1,0 +1,93 @@
+"""The models of a comparison: equal trainings are one, and several share a launch of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from evoray.engine.bench import Bench
+from evoray.engine.cell_selections import Wanted, rows_at
+from evoray.engine.site import fingerprint
+from evoray.engine.trainer import TrainJob, train
+from evoray.models.folder import Folder
+from evoray.training.order import steps_of
+
+
+def jobs_of(bench: Bench, selections: Mapping[Wanted, Mapping[str, Any]]) -> dict[Wanted, TrainJob]:
+    """The training of each selection; equal ones have the same folder."""
+    steps = {
+        (one.entry.name, one.target, one.budget, one.seed): _steps(bench, len(record["ids"]))
+        for one, record in selections.items()
+    }
+    found: dict[Wanted, TrainJob] = {}
+    for one, record in selections.items():
+        matched = one.entry.tokens_of
+        fixed = None if matched is None else steps[matched, one.target, one.budget, one.seed]
+        found[one] = _job(bench, one, record, fixed)
+    return found
+
+
+def _steps(bench: Bench, rows: int) -> int:
+    return steps_of(rows, bench.config.training.batch_size, bench.config.training.epochs)
+
+
+def _job(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None) -> TrainJob:
+    config, site = bench.config, bench.site
+    training = site.session.settled(config.training)
+    looked = bench.target(one.target, "validate", one.seed).source if training.early_stop else None
+    job = TrainJob(
+        name=one.shown,
+        data=rows_at(bench, record),
+        model=config.model,
+        start=None,
+        out=Folder(storage=site.storage, prefix="models"),
+        inputs={
+            "data": fingerprint(rows=record["digest"], pool=bench.pool.fingerprint),
+            "model": bench.model_identity,
+            "start": None,
+            "validate": None if looked is None else looked.identity,
+        },
+        lora=config.lora,
+        config=training,
+        max_tokens=config.features.max_tokens,
+        max_chars=config.reading.max_chars,
+        steps=steps,
+        seed=one.seed,
+        threads=site.session.threads,
+        validate=looked,
+    )
+    return replace(job, out=Folder(storage=site.storage, prefix=f"models/{job.identity}"))
+
+
+def train_all(bench: Bench, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, dict[str, Any]]:
+    """Facts of every training; those that are done are read."""
+    distinct = {job.identity: job for job in jobs.values()}
+    pending = [job for job in distinct.values() if job.outcome() is None]
+    size = bench.config.launch
+    batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+    if batches:
+        _train_batches(bench, batches, len(pending))
+    facts = {identity: job.outcome() or {} for identity, job in distinct.items()}
+    return {one: facts[job.identity] for one, job in jobs.items()}
+
+
+def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], total: int) -> None:
+    site = bench.site
+    parallel = bench.config.parallel or max(1, site.session.workers // bench.config.training.workers)
+    if min(parallel, len(batches)) == 1:
+        for batch in batches:
+            train(batch, site.session, site.events)
+        return
+    title, quiet = f"train {total} models, {parallel} launches at a time", site.events.unseen()
+    with site.events.stage(title, total) as stage, ThreadPoolExecutor(parallel) as threads:
+        waiting = [(threads.submit(train, batch, site.session, quiet), len(batch)) for batch in batches]
+        try:
+            for one, count in waiting:
+                one.result()
+                stage.advance(count)
+        except BaseException:
+            for one, _ in waiting:
+                one.cancel()
+            raise

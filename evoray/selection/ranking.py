@@ -1,0 +1,97 @@
+"""Candidates in the order of a score, without the scores leaving their shards: only each shard's best do.
+
+Equal scores are told apart by id, so that neither the order of the pool nor its sharding matters.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from evoray.errors import SelectionError
+from evoray.selection.picks import Pick
+from evoray.selection.protocol import Shards
+from evoray.selection.shard import Shard, Tile
+
+#: (tile, arguments) to one score a row, higher is better. A function of a module, so that any worker finds it.
+Score = Callable[..., torch.Tensor]
+#: (-score, id, tile, row in the tile): ascending is best first.
+Ranked = tuple[float, str, int, int]
+
+
+def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pick, ...]:
+    """The first `count` usable rows by (-score, id). Raises SelectionError for a score that is no number."""
+    parts = shards.call("ask", best_of_shard, count, score, *arguments)
+    return picks_of(heapq.nsmallest(count, (entry for part in parts for entry in part)))
+
+
+def best_of_shard(shard: Shard, count: int, score: Score, *arguments: Any) -> list[Ranked]:
+    """The same of one shard."""
+    tiles = [(tile, usable_N) for tile, usable_N in shard.tiles() if len(tile.ids)]
+    if not tiles or not count:
+        return []
+    scores = [score(tile, *arguments).double().masked_fill(~usable_N, -torch.inf) for tile, usable_N in tiles]
+    usable_N = torch.cat([mask_N for _, mask_N in tiles])
+    score_N = torch.cat(scores)
+    if bool(score_N.isnan().any()):
+        raise SelectionError("a score that is no number", "a finite score for each row", "look at the features")
+    keep = min(count, int(usable_N.sum()))
+    if not keep:
+        return []
+    floor = torch.topk(score_N, keep).values[-1]
+    wanted_N = (score_N >= floor) & usable_N
+    start, found = 0, []
+    for tile, _ in tiles:
+        stop = start + len(tile.ids)
+        for row in wanted_N[start:stop].nonzero().flatten().tolist():
+            found.append((-float(score_N[start + row]), tile.ids[row], tile.index, row))
+        start = stop
+    return heapq.nsmallest(keep, found)
+
+
+def picks_of(ranked: Iterable[Ranked]) -> tuple[Pick, ...]:
+    """Ranked rows as picks."""
+    return tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, row_id, tile, row) in enumerate(ranked))
+
+
+def with_nearest(shards: Shards, picks: Sequence[Pick], target_MD: Any) -> tuple[Pick, ...]:
+    """The picks with their largest similarity to a target row, and which it is."""
+    wanted: dict[int, list[int]] = {}
+    for pick in picks:
+        wanted.setdefault(pick.tile, []).append(pick.row)
+    found = {
+        (tile, row): (value, index)
+        for part in shards.call("ask", _nearest, wanted, target_MD)
+        for tile, row, value, index in part
+    }
+    return tuple(
+        replace(pick, similarity=found[pick.tile, pick.row][0], nearest=found[pick.tile, pick.row][1]) for pick in picks
+    )
+
+
+def _nearest(shard: Shard, wanted: dict[int, list[int]], target_MD: Any) -> list[tuple[int, int, float, int]]:
+    described: list[tuple[int, int, float, int]] = []
+    for tile, _ in shard.tiles():
+        rows = wanted.get(tile.index)
+        if rows:
+            best_K = similarity(tile, target_MD, rows).max(dim=1)
+            values = zip(rows, best_K.values.tolist(), best_K.indices.tolist(), strict=True)
+            described.extend((tile.index, *value) for value in values)
+    return described
+
+
+def similarity(tile: Tile, target_MD: Any, rows: Sequence[int] | None = None) -> torch.Tensor:
+    """Inner products [n, M] of a tile's rows, or of some of them, with a target's, in the features' dtype."""
+    features_ND = tile.features_ND if rows is None else tile.features_ND[list(rows)]
+    target = torch.as_tensor(target_MD, dtype=features_ND.dtype)
+    if features_ND.shape[1] != target.shape[1]:
+        raise SelectionError(
+            f"pool features of {features_ND.shape[1]} dimensions, target features of {target.shape[1]}",
+            "features of one proxy and one dim for both",
+            "compute both with the same model, adapter, seed and features.dim",
+        )
+    return features_ND @ target.T

@@ -1,0 +1,147 @@
+"""A comparison from config to report, on a tiny model: shared, resumable, and of one's own selectors too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evoray import ComparisonConfig, compare
+from evoray.comparison_config import build_comparison, load_comparison
+from evoray.engine.session import Session
+from evoray.errors import ConfigError
+from tests.tiny_task import write_task
+
+K = 6
+OWN = """
+from evoray import Choice, Needs, Selector
+from evoray.selection.ranking import best
+
+
+class Longest(Selector):
+    needs = Needs(target=False, columns=("tokens",))
+
+    sign: int = 1
+
+    def select(self, shards, request):
+        return Choice(picks=best(shards, request.rows, length, self.sign), facts={"sign": self.sign})
+
+
+def length(tile, sign):
+    return sign * tile.columns["tokens"]
+"""
+
+
+def settings(task: Path, model: Path, out: Path, **overrides: Any) -> dict[str, Any]:
+    return {
+        "pool": str(task / "pool.jsonl"),
+        "targets": {"sums": str(task / "target")},
+        "model": str(model),
+        "out": str(out),
+        "budgets": [K],
+        "seeds": [0],
+        "reading": {"unit_rows": 16},
+        "lora": {"rank": 2, "alpha": 4},
+        "features": {"dim": 64, "max_tokens": 96, "warmup": {"rows": 16, "threads": 1}},
+        "selection": {"steps": 4, "lambda": 0.3, "r": 0.5},
+        "training": {"epochs": 1, "batch_size": 2, "micro_batch_tokens": 512, "workers": 1},
+        "cluster": {"workers": 1},
+        **overrides,
+    }
+
+
+def cells(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+    return {(cell["selector"], cell["budget"]): cell for cell in found}
+
+
+def finished(config: ComparisonConfig) -> dict[tuple[str, str], dict[str, Any]]:
+    compare(config)
+    return cells(Path(config.out))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_comparison_goes_on_with_more_selectors_and_does_nothing_twice(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, out = write_task(tmp_path / "task"), tmp_path / "out"
+    (tmp_path / "mine_of_comparison.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    selectors: list[Any] = [
+        "random",
+        {"selector": "mine_of_comparison:Longest", "options": {"sign": -1}},
+        {"selector": "random", "name": "random-tokens", "tokens_of": "Longest"},
+    ]
+    first = finished(build_comparison(settings(task, tiny_model_dir, out, selectors=selectors)))
+    assert set(first) == {("untrained", None), *((name, str(K)) for name in ("random", "Longest", "random-tokens"))}
+    check_what_was_chosen(first, task)
+
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("models/*/adapter_model.safetensors")}
+    scored = {path: path.stat().st_mtime_ns for path in out.glob("scores/*/*.parquet")}
+    again = settings(task, tiny_model_dir, out, selectors=[*selectors, "less", "evoselect"], deciles=False)
+    second = finished(build_comparison(again))
+    assert {key: second[key] for key in first} == first
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    assert {path: path.stat().st_mtime_ns for path in scored} == scored
+    assert len(list(out.glob("models/*/adapter_model.safetensors"))) == len(trained) + 2
+
+    report = (out / "report.md").read_text()
+    assert all(f"plots/{path.name}" in report for path in (out / "plots").iterdir())
+    assert all(name in report for name in ("evoselect", "less", "Longest", "random-tokens", "untrained"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["missing"] in (None, 0) if "missing" in summary else True
+
+
+def check_what_was_chosen(found: Mapping[tuple[Any, Any], Mapping[str, Any]], task: Path) -> None:
+    """The own selector's picks by a sort of its own; equal tokens of the random rows; measures of all."""
+    rows = [json.loads(line) for line in (task / "pool.jsonl").read_text().splitlines()]
+    shortest = sorted(rows, key=lambda row: (len(row["instruction"]) + len(row["output"]), row["id"]))
+    own = found["Longest", str(K)]
+    assert own["ids"] == [row["id"] for row in shortest[:K]]
+    assert own["facts"]["sign"] == -1
+    matched = found["random-tokens", str(K)]
+    assert abs(matched["tokens"] - own["tokens"]) <= max(len(row["instruction"]) for row in rows) + 20
+    assert matched["steps"] == own["steps"]
+    for (name, _), cell in found.items():
+        assert len(cell["losses"]) == len(cell["correct"]) == 12
+        if name != "untrained":
+            assert cell["distance"] > 0
+            assert 1.0 <= cell["vendi"] <= cell["rows"] + 1e-6
+            assert sum(cell["sources"].values()) == cell["rows"] == len(cell["ids"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"selectors": ["random", "evoslect"]}, "did you mean 'evoselect'"),
+        ({"selectors": ["random", "random"]}, "twice"),
+        ({"selectors": [{"selector": "less", "options": {"ovr": "mean"}}]}, "did you mean 'over'"),
+        ({"selectors": [{"selector": "less", "option": {}}]}, "did you mean 'options'"),
+        ({"selectors": [{"selector": "entropy", "features": {"representation": "rds"}}]}, "defined on it"),
+        ({"selectors": ["random", {"selector": "random", "name": "r", "tokens_of": "less"}]}, "budget of its own"),
+        ({"selectors": []}, "selectors"),
+        ({"selectors": ["random"], "budgets": ["ten"]}, "100000tok"),
+        ({"selectors": ["random"], "targets": ["a/x.jsonl", "b/x.jsonl"]}, "different names"),
+        ({"selectors": ["random"], "sedes": [1]}, "did you mean 'seeds'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(build_comparison({**settings(tmp_path, tmp_path, tmp_path / "out"), **changes}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_of_a_comparison_are_taken_from_the_folder_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "comparison.yaml"
+    path.write_text("pool: p.jsonl\ntargets: [t/a, t/b.jsonl]\nselectors: [random, less]\n")
+    config = load_comparison(path, ["budgets=[0.5, 1000tok]"], out="o")
+    assert config.pool == str(tmp_path / "p.jsonl")
+    assert config.targets == {"a": str(tmp_path / "t/a"), "b": str(tmp_path / "t/b.jsonl")}
+    assert [entry.shown for entry in config.selectors] == ["random", "less"]
+    assert (config.budgets, config.out, config.seeds) == ((0.5, "1000tok"), "o", (0, 1, 2))
