@@ -20,7 +20,7 @@ from rich.console import Console
 
 from evoray.cli import run_program, show_result
 from evoray.config_file import load_config
-from evoray.errors import ConfigError
+from evoray.engine.rundir import check_outlives_job
 from evoray.pipeline import run
 from evoray.report.display import Display
 
@@ -34,12 +34,7 @@ def loop(arguments: Sequence[str]) -> None:
     parser.add_argument("--anew", action="store_true", help="delete an earlier run in this folder first")
     given = parser.parse_args(arguments)
     config = load_config(given.config, [*given.set, "cluster.address=auto"], out=given.out)
-    if "://" not in config.out and not Path(config.out).is_absolute():
-        raise ConfigError(
-            f"out = {config.out!r}, relative to a folder that is deleted with the job",
-            "an absolute path on storage that every node reaches, or a bucket URI",
-            "give --out",
-        )
+    check_outlives_job(config.out)
     command = shlex.join(["python", "run_loop.py", *arguments])
     show_result(run(config, display=Display(Console(stderr=True)), anew=given.anew, command=command))
 

@@ -28,7 +28,7 @@ class TestConfigs:
     def test_an_unknown_selector_is_answered_with_the_known_ones(
         self, evoray: Command, config: Path, task: Path, tmp_path: Path
     ) -> None:
-        assert "one of evoselect, random, all" in evoray.refused("run", config, "--set", "selection.selector=best")
+        assert "one of all, deita" in evoray.refused("run", config, "--set", "selection.selector=best")
         message = evoray.refused(
             "select", "--pool", task / "pool.jsonl", "--k", 2, "--out", tmp_path / "o", "--selector", "randon"
         )

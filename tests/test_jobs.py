@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from evoray.comparison_config import ComparisonConfig, EntryConfig, load_comparison
 from evoray.config_file import load_config
 from evoray.errors import ConfigError
 from tests.source_tree import ROOT
@@ -15,12 +16,16 @@ from tests.source_tree import ROOT
 EXAMPLE = ROOT / "jobs" / "examples" / "mixed_pool.yaml"
 
 
+def job(name: str, function: str) -> Callable[[Sequence[str]], None]:
+    """A job's function, loaded from the file that is submitted."""
+    loaded: dict[str, Any] = runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name=name)
+    found: Callable[[Sequence[str]], None] = loaded[function]
+    return found
+
+
 @pytest.fixture
 def loop() -> Callable[[Sequence[str]], None]:
-    """The job's function, loaded from the file that is submitted."""
-    loaded: dict[str, Any] = runpy.run_path(str(ROOT / "jobs" / "run_loop.py"), run_name="run_loop")
-    function: Callable[[Sequence[str]], None] = loaded["loop"]
-    return function
+    return job("run_loop", "loop")
 
 
 def test_the_example_configs_are_valid() -> None:
@@ -28,6 +33,17 @@ def test_the_example_configs_are_valid() -> None:
     assert (config.rounds, config.selection.k) == (2, 1000)
     smaller = load_config(EXAMPLE.with_name("small_proxy.yaml"))
     assert smaller.proxy_model != smaller.model
+    comparison = load_comparison(EXAMPLE.with_name("comparison.yaml"))
+    assert [entry.shown for entry in entries_with_tokens(comparison)] == ["random-tokens"]
+
+
+def entries_with_tokens(config: ComparisonConfig) -> list[EntryConfig]:
+    return [entry for entry in config.selectors if entry.tokens_of is not None]
+
+
+def test_a_comparison_as_a_job_refuses_a_folder_that_would_be_deleted_with_it() -> None:
+    with pytest.raises(ConfigError, match="an absolute path on storage that every node reaches"):
+        job("run_comparison", "comparison")([str(EXAMPLE.with_name("comparison.yaml")), "--out", "results"])
 
 
 def test_a_job_refuses_a_run_directory_that_would_be_deleted_with_it(loop: Callable[[Sequence[str]], None]) -> None:

@@ -56,6 +56,16 @@ def open_run(storage: Storage, config: RunConfig) -> None:
         )
 
 
+def check_outlives_job(out: str) -> None:
+    """Raise ConfigError for a folder inside that of a job, which is deleted with it."""
+    if "://" not in out and not Path(out).is_absolute():
+        raise ConfigError(
+            f"out = {out!r}, relative to a folder that is deleted with the job",
+            "an absolute path on storage that every node reaches, or a bucket URI",
+            "give --out",
+        )
+
+
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
     for section, free in _MAY_CHANGE.items():

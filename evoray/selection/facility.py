@@ -65,7 +65,7 @@ def prepare(
     state.update(
         stack=stack,
         terms=terms,
-        references_RD=torch.from_numpy(references_RD).float(),
+        references_RD=torch.tensor(references_RD).float(),
         column_N=column_N,
         quality_N=terms.quality(column_of(shard, stack, "quality")),
         norm_N=squares(stack, scale) / scale**2,
@@ -98,7 +98,7 @@ def offer(
     """
     stack: Stack = state["stack"]
     if len(new):
-        state["selected_KD"] = torch.cat([state["selected_KD"], torch.from_numpy(new_PD).float()])
+        state["selected_KD"] = torch.cat([state["selected_KD"], torch.tensor(new_PD).float()])
     now, bound_N, fresh_N = len(state["selected_KD"]), state["bound_N"], state["fresh_N"]
     for score, tile, row in known:
         if tile in stack.starts:
@@ -107,7 +107,7 @@ def offer(
     for _, tile, row in new:
         if tile in stack.starts:
             bound_N[stack.position(tile, row)] = -torch.inf
-    served = torch.from_numpy(served_R)
+    served = torch.tensor(served_R)
     width = size
     while True:
         looked_at, _ = stack.first(bound_N, width)
@@ -145,7 +145,7 @@ def _bound(state: dict[str, Any], position_n: torch.Tensor, features_nD: torch.T
 def _served(
     state: dict[str, Any], position_n: torch.Tensor, features_nD: torch.Tensor, wanted_n: torch.Tensor, error: float
 ) -> torch.Tensor:
-    """At least how similar each row is to a selected one; looked up for those wanted, and only in what is new to them."""
+    """At least how similar each row is to a selected one; looked up for those wanted, in what is new to them."""
     selected_KD, compared_N = state["selected_KD"], state["compared_N"]
     position_w, features_wD = position_n[wanted_n], features_nD[wanted_n]
     first = int(compared_N[position_w].min()) if len(position_w) else len(selected_KD)
