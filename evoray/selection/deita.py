@@ -19,13 +19,13 @@ from pydantic import Field
 
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
 from evoray.selection.stacked import (
     BLOCK_ROWS,
     Place,
     check_column,
-    check_count,
     column_of,
     features_of,
     grid_scale,

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import similarity, with_nearest
-from evoray.selection.scored import first_by, target_rows
+from evoray.selection.ranking import best, similarity, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Tile
+from evoray.selection.weights import target_rows
 
 
 class DoublyGreedy(Selector):
@@ -24,8 +24,8 @@ class DoublyGreedy(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows by max_j S_ij."""
-        target_MD = target_rows(request)
-        picks = first_by(shards, request, largest_similarity, target_MD)
+        target_MD = target_rows(request.target)
+        picks = best(shards, request.rows, largest_similarity, target_MD)
         return Choice(picks=with_nearest(shards, picks, target_MD), facts={})
 
 

@@ -23,12 +23,12 @@ from pydantic import Field
 
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
 from evoray.selection.stacked import (
     Place,
     blocks,
-    check_count,
     features_of,
     grid_scale,
     on_grid,

@@ -22,9 +22,10 @@ from evoray.alignment.reduction import Array
 from evoray.selection.clusters import cluster
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
-from evoray.selection.stacked import Place, check_column, check_count, column_of, random_keys
+from evoray.selection.stacked import Place, check_column, column_of, random_keys
 
 NAME = "kmeans"
 #: A cluster gets at least so many rows of K on average.

@@ -35,7 +35,7 @@ from evoray.selection.picks import random_key
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
-from evoray.selection.uot import target_weights
+from evoray.selection.weights import target_weights
 
 
 class KnnKde(Selector):
@@ -55,7 +55,7 @@ class KnnKde(Selector):
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows of the largest mass, or rows drawn by it."""
         goal = request.target
-        weights_M = target_weights(goal)
+        weights_M = target_weights(goal.weights_M, len(goal.align_MD))
         tenth = max(1, sum(count for _, count in shards.call("counts")) // 10)
         found = nearest(shards, goal.align_MD, min(self.neighbours, tenth), request.rows)
         cap = min(self.density_neighbours, tenth)

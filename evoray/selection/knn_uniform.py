@@ -26,7 +26,7 @@ from evoray.selection.neighbours import Neighbours, Numbers, nearest
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
-from evoray.selection.uot import target_weights
+from evoray.selection.weights import target_weights
 
 
 class KnnUniform(Selector):
@@ -41,7 +41,7 @@ class KnnUniform(Selector):
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows of the largest mass."""
         goal = request.target
-        weights_M = target_weights(goal)
+        weights_M = target_weights(goal.weights_M, len(goal.align_MD))
         found = nearest(shards, goal.align_MD, self.neighbours, request.rows)
         limit = min(self.neighbours, found.number_ML.shape[1])
         cost_M = weights_M @ (1.0 - found.similarity_ML[:, :limit].astype(np.float64))

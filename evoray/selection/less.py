@@ -21,11 +21,10 @@ import torch
 from evoray.alignment.reduction import Array
 from evoray.selection.doubly_greedy import largest_similarity
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import similarity, with_nearest
-from evoray.selection.scored import first_by, target_rows
+from evoray.selection.ranking import best, similarity, with_nearest
 from evoray.selection.selector import Choice, Goal, Matrix, Needs, Request, Selector
 from evoray.selection.shard import Tile
-from evoray.selection.weights import target_weights
+from evoray.selection.weights import target_rows, target_weights
 
 
 class Less(Selector):
@@ -37,14 +36,14 @@ class Less(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows by the pooled similarity."""
-        target_MD = target_rows(request)
+        target_MD = target_rows(request.target)
         if self.over == "max":
             pooled = len(target_MD)
-            picks = first_by(shards, request, largest_similarity, target_MD)
+            picks = best(shards, request.rows, largest_similarity, target_MD)
         else:
             sums_TD, totals_T = task_sums(request.target, by_subtask=self.over == "subtasks")
             pooled = len(totals_T)
-            picks = first_by(shards, request, largest_mean, sums_TD, totals_T)
+            picks = best(shards, request.rows, largest_mean, sums_TD, totals_T)
         return Choice(picks=with_nearest(shards, picks, target_MD), facts={"over": self.over, "tasks": pooled})
 
 

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoray.errors import SelectionError
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import similarity
+from evoray.selection.ranking import check_count, similarity
 from evoray.selection.shard import Shard
 
 Numbers = npt.NDArray[np.int64]
@@ -52,11 +51,8 @@ def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbour
     """Lists of `length` usable rows for each target row, or of all of them; longer ones, doubled, where they hold
     fewer than `rows` rows together. Raises SelectionError where so many are not usable.
     """
+    check_count(shards, rows)
     usable = sum(count for _, count in shards.call("counts"))
-    if not 1 <= rows <= usable:
-        raise SelectionError(
-            f"k = {rows} of {usable} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
-        )
     while True:
         length = min(length, usable)
         found = merged(shards.call("ask", nearest_of_shard, target_MD, length), length)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from evoray.budget import taken
-from evoray.errors import SelectionError
 from evoray.selection.picks import Pick, random_key
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 
 
@@ -28,11 +28,8 @@ class Random(Selector):
 
 def random_pick(shards: Shards, k: int, seed: int) -> tuple[Pick, ...]:
     """K usable rows, first in the random order of `seed`. Raises SelectionError where rows are fewer."""
+    check_count(shards, k)
     found = sorted(entry for part in shards.call("first_at_random", k, seed) for entry in part)
-    if not 1 <= k <= len(found):
-        raise SelectionError(
-            f"k = {k} of {len(found)} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
-        )
     return tuple(
         Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, row_id, tile, row) in enumerate(found[:k])
     )

@@ -24,9 +24,22 @@ Ranked = tuple[float, str, int, int]
 
 
 def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pick, ...]:
-    """The first `count` usable rows by (-score, id). Raises SelectionError for a score that is no number."""
+    """The first `count` usable rows by (-score, id).
+
+    Raises SelectionError where there are fewer, and for a score that is no number.
+    """
+    check_count(shards, count)
     parts = shards.call("ask", best_of_shard, count, score, *arguments)
     return picks_of(heapq.nsmallest(count, (entry for part in parts for entry in part)))
+
+
+def check_count(shards: Shards, rows: int) -> None:
+    """Raise SelectionError where so many usable rows cannot be had, or none is asked for."""
+    usable = sum(count for _, count in shards.call("counts"))
+    if not 1 <= rows <= usable:
+        raise SelectionError(
+            f"k = {rows} of {usable} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
+        )
 
 
 def best_of_shard(shard: Shard, count: int, score: Score, *arguments: Any) -> list[Ranked]:

@@ -15,10 +15,10 @@ from typing import ClassVar
 import numpy as np
 
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import Ranked, picks_of, with_nearest
-from evoray.selection.scored import check_rows, target_rows
+from evoray.selection.ranking import Ranked, check_count, picks_of, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.target_tops import Tops, close_tops, next_tops, open_tops
+from evoray.selection.weights import target_rows
 
 MARGIN = 32  # rows of a list beyond four times its share: near targets want the same ones
 GROWTH = 4  # of the lists, each time that they are fetched anew
@@ -32,8 +32,8 @@ class RoundRobin(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows in the order in which they are taken."""
-        target_MD = target_rows(request)
-        check_rows(shards, request.rows)
+        target_MD = target_rows(request.target)
+        check_count(shards, request.rows)
         open_tops(shards, target_MD)
         taken: list[Ranked] = []
         last: list[Ranked] = []

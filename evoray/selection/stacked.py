@@ -183,15 +183,6 @@ def check_column(shards: Shards, name: str) -> None:
         )
 
 
-def check_count(shards: Shards, rows: int) -> None:
-    """Raises SelectionError where fewer rows are usable than are asked for, or none is asked for."""
-    usable = sum(count for _, count in shards.call("counts"))
-    if not 1 <= rows <= usable:
-        raise SelectionError(
-            f"k = {rows} of {usable} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
-        )
-
-
 def _longest(shard: Shard) -> float:
     longest = [
         part_ND.double().square().sum(dim=1).max()

@@ -14,7 +14,7 @@ import torch
 
 from evoray.errors import SelectionError
 from evoray.selection.protocol import Shards
-from evoray.selection.scored import first_by
+from evoray.selection.ranking import best
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Tile
 
@@ -29,7 +29,7 @@ class Entropy(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows by entropy, falling."""
-        return Choice(picks=first_by(shards, request, column, 0, 1.0), facts={})
+        return Choice(picks=best(shards, request.rows, column, 0, 1.0), facts={})
 
 
 class Margin(Selector):
@@ -39,7 +39,7 @@ class Margin(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows by gap, rising."""
-        return Choice(picks=first_by(shards, request, column, 1, -1.0), facts={})
+        return Choice(picks=best(shards, request.rows, column, 1, -1.0), facts={})
 
 
 class LeastConfidence(Selector):
@@ -49,7 +49,7 @@ class LeastConfidence(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows by largest logit, rising."""
-        return Choice(picks=first_by(shards, request, column, 2, -1.0), facts={})
+        return Choice(picks=best(shards, request.rows, column, 2, -1.0), facts={})
 
 
 def column(tile: Tile, number: int, sign: float) -> torch.Tensor:

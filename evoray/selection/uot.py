@@ -29,11 +29,12 @@ from pydantic import Field
 
 from evoray.alignment.kernels import stabilised_kernel
 from evoray.alignment.reduction import Array, Partials, partial_sums
-from evoray.errors import SelectionError, SolverError
+from evoray.errors import SolverError
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import Ranked, best_of_shard, picks_of, similarity, with_nearest
-from evoray.selection.selector import Choice, Goal, Needs, Request, Selector
+from evoray.selection.ranking import Ranked, best_of_shard, check_count, picks_of, similarity, with_nearest
+from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import CACHE_BYTES, Shard, Tile
+from evoray.selection.weights import target_weights
 
 NAME = "uot"
 
@@ -50,13 +51,10 @@ class Uot(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows of the largest mass."""
+        check_count(shards, request.rows)
         usable = sum(count for _, count in shards.call("counts"))
-        if not 1 <= request.rows <= usable:
-            raise SelectionError(
-                f"k = {request.rows} of {usable} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"
-            )
         goal = request.target
-        weights_M = target_weights(goal)
+        weights_M = target_weights(goal.weights_M, len(goal.align_MD))
         keeps = 4 * shards.n_rows * len(weights_M) <= CACHE_BYTES  # on all shards together
         shards.call("begin", NAME)
         shards.call("tell", NAME, _hold, goal.align_MD, keeps)
@@ -93,16 +91,6 @@ class Uot(Selector):
             g_M = g_M + eps * np.log(weights_M / c_M) - rho * np.log(c_M.sum())
         converged = error <= self.tolerance
         return g_M, {"iterations": iterations, "marginal_error": error, "converged": converged}
-
-
-def target_weights(goal: Goal) -> Array:
-    """Weights of the target's rows, sum 1; uniform unless given."""
-    rows = len(goal.align_MD)
-    if not rows:
-        raise SelectionError("a target without rows", "at least one target row", "give a target with usable rows")
-    weights_M: Array = np.ones(rows) if goal.weights_M is None else np.array(goal.weights_M, dtype=np.float64)
-    weights_M /= weights_M.sum()
-    return weights_M
 
 
 def _hold(shard: Shard, state: dict[str, Any], target_MD: Any, keeps: bool) -> None:

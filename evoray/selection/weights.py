@@ -1,4 +1,4 @@
-"""Weights of the target's rows, as every aligned selection takes them."""
+"""Rows and weights of the target, as every aligned selection takes them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from evoray.alignment.reduction import Array
 from evoray.errors import SelectionError
+from evoray.selection.selector import Goal, Matrix
 
 
 def target_weights(weights_M: Array | None, rows: int) -> Array:
@@ -19,3 +20,15 @@ def target_weights(weights_M: Array | None, rows: int) -> Array:
         )
     normal: Array = b_M / b_M.sum()
     return normal
+
+
+def target_rows(goal: Goal) -> Matrix:
+    """The features [M, D] of the target. Raises SelectionError where there are none, or some are no numbers."""
+    target_MD = goal.align_MD
+    if target_MD.ndim != 2 or not len(target_MD) or not np.isfinite(target_MD).all():
+        raise SelectionError(
+            f"target features of shape {target_MD.shape}, all finite: {bool(np.isfinite(target_MD).all())}",
+            "finite features of at least one target row",
+            "compute the features of the target again",
+        )
+    return target_MD

@@ -116,7 +116,7 @@ def test_a_choice_leaves_the_shards_as_they_were() -> None:
 
 def test_what_cannot_be_had_is_refused() -> None:
     x, y = pool_and_target(0, 20, 3)
-    with pytest.raises(SelectionError, match="21 rows"):
+    with pytest.raises(SelectionError, match="21 of 20 usable rows"):
         RoundRobin().select(local(x), aimed(y, 21))
     with pytest.raises(SelectionError, match="6 dimensions, target features of 5"):
         RoundRobin().select(local(x), aimed(y[:, :5], 3))

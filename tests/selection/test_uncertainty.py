@@ -48,5 +48,5 @@ def test_any_number_of_usable_rows_can_be_had(
 def test_other_features_and_too_many_rows_are_refused(selector: Selector, column: int, sign: float) -> None:
     with pytest.raises(SelectionError, match="features of 5 dimensions"):
         selector.select(local(np.ones((20, 5))), Request(k=3, rows=3))
-    with pytest.raises(SelectionError, match="21 rows"):
+    with pytest.raises(SelectionError, match="21 of 20 usable rows"):
         selector.select(local(np.ones((20, 3))), Request(k=21, rows=21))
