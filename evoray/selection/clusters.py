@@ -132,8 +132,9 @@ def _move(_shard: Shard, state: dict[str, Any], centroids_CD: Array) -> tuple[Ar
 def _assign(_shard: Shard, state: dict[str, Any], centroids_CD: Array) -> npt.NDArray[np.int64]:
     """Assign every row; the usable rows of each cluster."""
     stack, nearest = state["stack"], _Nearest(centroids_CD, state["scale"])
-    parts = [nearest(features_BD) for _, features_BD in blocks(stack)]
-    cluster_N = torch.cat([part.int() for part in parts] or [torch.zeros(0, dtype=torch.int32)])
+    cluster_N = torch.empty(len(stack.ids), dtype=torch.int32)
+    for span, features_BD in blocks(stack):
+        cluster_N[span] = nearest(features_BD)
     state["cluster_N"] = cluster_N.masked_fill_(~stack.usable_N, -1)
     del state["position_n"], state["trained_n"]
     return np.bincount(cluster_N[stack.usable_N].numpy(), minlength=len(centroids_CD)).astype(np.int64)

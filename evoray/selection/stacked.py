@@ -133,8 +133,11 @@ def on_grid(features_ND: torch.Tensor, scale: float) -> torch.Tensor:
 
 def squares(stack: Stack, scale: float) -> torch.Tensor:
     """Squared norm of every row, exact on the grid."""
-    parts = [on_grid(features_ND, scale).square_().sum(dim=1) for _, features_ND in blocks(stack)]
-    return torch.cat(parts or [torch.zeros(0, dtype=torch.float64)])
+    # Into one tensor: small results kept between large temporary ones would pin the memory of those.
+    square_N = torch.empty(len(stack.ids), dtype=torch.float64)
+    for span, features_BD in blocks(stack):
+        square_N[span] = on_grid(features_BD, scale).square_().sum(dim=1)
+    return square_N
 
 
 def slack(dim: int) -> float:
@@ -185,12 +188,12 @@ def check_column(shards: Shards, name: str) -> None:
 
 def _longest(shard: Shard) -> float:
     longest = [
-        part_ND.double().square().sum(dim=1).max()
+        float(part_ND.double().square().sum(dim=1).max())
         for tile, _ in shard.tiles()
         for part_ND in torch.split(tile.features_ND, BLOCK_ROWS)
         if len(part_ND)
     ]
-    return math.sqrt(max((float(value) for value in longest), default=0.0))
+    return math.sqrt(max(longest, default=0.0))
 
 
 def _of_tiles(shard: Shard, wanted: dict[int, list[int]]) -> dict[int, Array]:
