@@ -115,7 +115,8 @@ def named(folder: Path, **changes: Any) -> str:
         source=Source(
             rows=TargetRows(path="t", split="validate", seed=0, unit_rows=64), units=(0,), identity=facts["rows"]
         ),
-        weights={}, rows=3, choices=1, questions=3, quarantine=None,
+        weights={},
+        subtasks={}, rows=3, choices=1, questions=3, quarantine=None,
     )  # fmt: skip
     checkpoint = Checkpoint(model="m", adapter=None, identity=facts["model"])
     return scores_name(checkpoint, target, Scoring.of(EvaluationConfig(**keys)), facts["max_tokens"])
