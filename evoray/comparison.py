@@ -24,7 +24,7 @@ from evoray.engine.proxy import Checkpoint
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import Scores, score, scores_name
-from evoray.engine.summary import source_counts
+from evoray.engine.summary import mean_tokens, source_counts
 from evoray.engine.trainer import TrainJob
 from evoray.evaluation.scoring import Scoring
 from evoray.report.comparison import ComparisonSummary
@@ -129,6 +129,5 @@ def _report(bench: Bench, storage: Storage, cells: Sequence[Mapping[str, Any]]) 
 def _pool_facts(bench: Bench) -> dict[str, Any]:
     tokens_mean = None
     if bench.yardstick is not None:
-        commits = bench.features(bench.yardstick.features).pool.store.commits().values()
-        tokens_mean = sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
+        tokens_mean = mean_tokens(bench.features(bench.yardstick.features).pool.store)
     return {"sources": source_counts(bench.pool), "tokens_mean": tokens_mean}

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from evoray.alignment.reduction import Array
 from evoray.config import SelectionConfig
@@ -17,10 +15,10 @@ from evoray.engine.bench import Bench, Entry
 from evoray.engine.choose import choose_from, goal_identity, open_shards, shard_needs
 from evoray.engine.remote import in_task
 from evoray.engine.rundir import SELECTED
-from evoray.engine.selected import picks_table, write_selected
+from evoray.engine.selected import chosen_sources, features_of_ids, picks_table, token_sum, write_selected
 from evoray.engine.selectors import is_featured, source_identity
 from evoray.engine.shard_actors import RayShards
-from evoray.engine.shards import PoolTiles, TileSource, matrix_of, units_of
+from evoray.engine.shards import PoolTiles, TileSource, units_of
 from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.selection.distance import subset_facts
@@ -99,7 +97,7 @@ def _prepare(bench: Bench, one: Wanted, matched: Mapping[str, Any] | None) -> _R
 
 def _tokens(bench: Bench, record: Mapping[str, Any]) -> int:
     features = bench.features(_counted(bench).features).pool
-    return in_task(_token_sum, features.store, units_of(features.units, record["tiles"]), record["ids"])
+    return token_sum(features.store, units_of(features.units, record["tiles"]), record["ids"])
 
 
 def _counted(bench: Bench) -> Entry:
@@ -111,14 +109,6 @@ def _counted(bench: Bench) -> Entry:
             "add one, or give budgets in rows",
         )
     return bench.yardstick
-
-
-def _token_sum(store: UnitStore, units: Sequence[int], ids: Sequence[str]) -> int:
-    total, wanted = 0, pa.array(sorted(ids), pa.string())
-    for unit in units:
-        table = store.read(store.find(unit), ["id", "tokens"])
-        total += pc.sum(table.filter(pc.is_in(table["id"], value_set=wanted))["tokens"]).as_py() or 0
-    return total
 
 
 def _make(bench: Bench, ready: Sequence[_Ready]) -> None:
@@ -151,7 +141,7 @@ def _choose(bench: Bench, one: _Ready, shards: RayShards) -> None:
         "tiles": tiles,
         "seconds": round(seconds, 3),
         "facts": facts,
-        "sources": in_task(_sources_of, storage, _rows(one.identity)),
+        "sources": chosen_sources(storage, _rows(one.identity)),
     }
     storage.write_json(_record(one.identity), record)
 
@@ -167,14 +157,6 @@ def _rows(identity: str) -> str:
 def rows_at(bench: Bench, record: Mapping[str, Any]) -> str:
     """Where the chosen rows are."""
     return bench.site.storage.location(_rows(record["identity"]))
-
-
-def _sources_of(storage: Any, key: str) -> dict[str, int]:
-    table = storage.read_table(key)
-    if "source" not in table.column_names:
-        return {}
-    counts = pc.value_counts(pc.fill_null(table["source"].cast(pa.string()), "(none)"))
-    return {entry["values"].as_py(): entry["counts"].as_py() for entry in counts}
 
 
 def _measured(bench: Bench, one: _Ready, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,9 +181,5 @@ def _measured(bench: Bench, one: _Ready, record: Mapping[str, Any]) -> dict[str,
 def _subset(
     store: UnitStore, units: Sequence[int], ids: Sequence[str], aimed_MD: Array, held_out_MD: Array | None
 ) -> dict[str, Any]:
-    wanted, pieces = pa.array(sorted(ids), pa.string()), []
-    for unit in units:
-        table = store.read(store.find(unit), ["id", "feature"])
-        pieces.append(table.filter(pc.is_in(table["id"], value_set=wanted)))
-    picked_KD = matrix_of(pa.concat_tables(pieces).sort_by("id"))
+    picked_KD = features_of_ids(store, units, ids)
     return dict(subset_facts(picked_KD.astype(np.float64), aimed_MD, held_out_MD))

@@ -16,6 +16,7 @@ from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
 from evoray.records import HASH_COLUMN, MESSAGES_COLUMN
 from evoray.selection.picks import Pick
+from evoray.selection.selector import Matrix
 from evoray.storage import Storage, UnitStore
 
 if TYPE_CHECKING:
@@ -135,13 +136,18 @@ def _memory_of(features: UnitStore, units: list[int], used: frozenset[str], seed
     from evoray.diversity.projection import project_rows, projection
     from evoray.selection.evoselect_records import EvoSelectParams
 
-    value_set = pa.array(sorted(used), pa.string())
+    rows = torch.from_numpy(features_of_ids(features, units, used)).double()
+    return Memory.of_rows(project_rows(rows, projection(rows.shape[1], EvoSelectParams.diversity_dim, seed)))
+
+
+def features_of_ids(features: UnitStore, units: Sequence[int], ids: Collection[str]) -> Matrix:
+    """Unit rows [K, D] of some ids, in the order of ids; units: where to look. For where the rows may be."""
+    value_set = pa.array(sorted(ids), pa.string())
     pieces = []
     for unit in units:
         table = features.read(features.find(unit), ["id", "feature"])
         pieces.append(table.filter(pc.is_in(table["id"], value_set=value_set)))
-    rows = torch.from_numpy(matrix_of(pa.concat_tables(pieces).sort_by("id"))).double()
-    return Memory.of_rows(project_rows(rows, projection(rows.shape[1], EvoSelectParams.diversity_dim, seed)))
+    return matrix_of(pa.concat_tables(pieces).sort_by("id"))
 
 
 def draw_control(
@@ -194,3 +200,19 @@ def _token_sum(features: UnitStore, units: list[int], ids: frozenset[str]) -> in
         table = features.read(features.find(unit), ["id", "tokens"])
         total += pc.sum(table.filter(pc.is_in(table["id"], value_set=pa.array(sorted(ids))))["tokens"]).as_py() or 0
     return total
+
+
+def chosen_sources(storage: Storage, key: str) -> dict[str, int]:
+    """Written rows by source; empty where they have none."""
+    return in_task(_chosen_sources, storage, key)
+
+
+def _chosen_sources(storage: Storage, key: str) -> dict[str, int]:
+    table = storage.read_table(key)
+    return value_counts(table["source"]) if "source" in table.column_names else {}
+
+
+def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value of a column occurs, as text."""
+    found = pc.value_counts(pc.fill_null(column.cast(pa.string()), "(none)"))
+    return {entry["values"].as_py(): entry["counts"].as_py() for entry in found}

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from evoray.engine.arms import score_arms
 from evoray.engine.context import Context
@@ -15,6 +13,7 @@ from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
 from evoray.engine.rundir import Rounds, environment
+from evoray.engine.selected import chosen_sources, value_counts
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
@@ -33,7 +32,7 @@ from evoray.report.summary import (
     SourceShare,
     TraceStep,
 )
-from evoray.storage import Storage
+from evoray.storage import Storage, UnitStore
 
 _BOOTSTRAP_SEED = 0
 _TRACE_LINES = 8  # of a round's descent
@@ -132,7 +131,7 @@ def _choice(context: Context, number: int) -> Choice:
     pool_sources = source_counts(context.pool)
     sources: tuple[SourceShare, ...] = ()
     if pool_sources:
-        picked = in_task(_chosen_sources, context.storage, f"{prefix}/selected.parquet")
+        picked = chosen_sources(context.storage, f"{prefix}/selected.parquet")
         sources = tuple(
             SourceShare(source=source, pool=count, chosen=picked.get(source, 0))
             for source, count in sorted(pool_sources.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -142,7 +141,7 @@ def _choice(context: Context, number: int) -> Choice:
     mean_pool, cascade = None, None
     if context.storage.exists(featurised):
         record = context.storage.read_json(featurised)
-        mean_pool = _mean_tokens(context, record["whole"]["fingerprint"])
+        mean_pool = mean_tokens(Features.of(context.site.storage, record["whole"]).store)
         cascade = record["cascade"]
     return Choice(
         sources=sources,
@@ -159,15 +158,9 @@ def _cascade(facts: Mapping[str, Any]) -> Cascade:
     return Cascade(representation=facts["representation"], kept=facts["kept"], recall=recall)
 
 
-def _chosen_sources(storage: Storage, key: str) -> dict[str, int]:
-    table = storage.read_table(key)
-    return _counts(table["source"]) if "source" in table.column_names else {}
-
-
-def _mean_tokens(context: Context, identity: str) -> float:
-    from evoray.storage import UnitStore
-
-    commits = UnitStore(context.site.storage, f"features/{identity}").commits().values()
+def mean_tokens(store: UnitStore) -> float:
+    """Mean tokens of a row that has features."""
+    commits = store.commits().values()
     return sum(int(c.facts["tokens"]) for c in commits) / max(1, sum(c.rows for c in commits))
 
 
@@ -181,14 +174,9 @@ def _source_counts(rows: PoolRows, units: Sequence[int]) -> dict[str, int]:
     for unit in units:
         table = rows.table(unit)
         if "source" in table.column_names:
-            for source, count in _counts(table["source"]).items():
+            for source, count in value_counts(table["source"]).items():
                 counts[source] = counts.get(source, 0) + count
     return counts
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    found = pc.value_counts(pc.fill_null(column.cast(pa.string()), "(none)"))
-    return {entry["values"].as_py(): entry["counts"].as_py() for entry in found}
 
 
 def _progress(context: Context, number: int) -> Progress:
@@ -268,7 +256,7 @@ def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
 
 
 def _add_reasons(counts: dict[str, int], storage: Storage, key: str, label: str) -> None:
-    for reason, count in _counts(storage.read_table(key, ["reason"])["reason"]).items():
+    for reason, count in value_counts(storage.read_table(key, ["reason"])["reason"]).items():
         counts[label + reason] = counts.get(label + reason, 0) + count
 
 

@@ -7,13 +7,13 @@ rows where nothing else is said.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from pydantic.types import Strict
 
-from evoray.errors import StorageError
+from evoray.report.document import Document
 from evoray.report.summary import Interval
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -133,8 +133,10 @@ class DecileAnalysis:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class ComparisonSummary:
+class ComparisonSummary(Document):
     """All that a report shows of one comparison."""
+
+    source: ClassVar[str] = "comparison"
 
     reference: str
     reference_found: bool  # whether any cell is of the reference
@@ -147,26 +149,6 @@ class ComparisonSummary:
     groups: tuple[Group, ...]
     overall: tuple[Overall, ...]
     deciles: tuple[DecileAnalysis, ...] = ()
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote. Raises StorageError, naming the keys, where it is anything else."""
-        try:
-            return TypeAdapter(cls).validate_python(dict(document))
-        except ValidationError as error:
-            keys = ", ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])} ({problem['msg']})" for problem in error.errors()
-            )
-            raise StorageError(
-                f"a comparison summary with problems at {keys}",
-                "a summary as this version writes it",
-                "render the report with the version that made the comparison, or run the command again",
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dict of strings, numbers, lists and dicts."""
-        document: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
-        return document
 
     @property
     def missing(self) -> int | None:

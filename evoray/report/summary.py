@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from pydantic.types import Strict
 
-from evoray.errors import StorageError
+from evoray.report.document import Document
 
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 Count = Annotated[int, Strict()]
@@ -126,8 +126,10 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class RunSummary:
+class RunSummary(Document):
     """All that a report shows of one run."""
+
+    source: ClassVar[str] = "run"
 
     name: str
     split: str
@@ -143,26 +145,6 @@ class RunSummary:
     quarantine: Mapping[str, Count]  # rows by reason
     timings: Mapping[str, float]  # seconds by stage
     versions: Mapping[str, str]
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote. Raises StorageError, naming the keys, where it is anything else."""
-        try:
-            return TypeAdapter(cls).validate_python(dict(document))
-        except ValidationError as error:
-            keys = ", ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])} ({problem['msg']})" for problem in error.errors()
-            )
-            raise StorageError(
-                f"a run summary with problems at {keys}",
-                "a summary as this version writes it",
-                "render the report with the version that made the run, or run the command again",
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dict of strings, numbers, lists and dicts."""
-        document: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
-        return document
 
     def arm(self, name: str) -> Arm | None:
         """The arm of this name, or None."""
