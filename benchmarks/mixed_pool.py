@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from mixed_data import DATA_SEED, mix_pool, target_folder
 from rich.console import Console
 
 from evoray import run
@@ -30,14 +30,12 @@ from evoray.evaluation.intervals import paired_difference_seeds
 from evoray.report.display import Display
 from evoray.storage import Storage, UnitStore
 
-_DATA_SEED = 0  # of the pool's mixture and of the test rows: the same for every cell
-
 
 def main() -> None:
     """Run all cells, then print the table and the JSON object."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    pool = _mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)
+    pool = mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)
     with session(_config(options.targets[0], options.seeds[0], pool, options).cluster):  # one Ray for all cells
         for seed in options.seeds:
             for target in options.targets:
@@ -57,41 +55,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _mix_pool(folder: Path, path: Path, rows_per_file: int) -> Path:
-    """Equal numbers of seeded random rows of every pool file."""
-    if not path.is_file():
-        generator = np.random.default_rng(_DATA_SEED)
-        tables = []
-        for file in sorted(folder.glob("*.parquet")):
-            table = pq.read_table(file)
-            rows = np.sort(generator.permutation(table.num_rows)[:rows_per_file])
-            tables.append(table.take(pa.array(rows)))
-        pq.write_table(pa.concat_tables(tables), path)
-    return path
-
-
-def _target_folder(name: str, options: argparse.Namespace) -> Path:
-    """The target's dev rows, and its first seeded test rows."""
-    folder: Path = options.out / "targets" / name
-    if not (folder / "test.parquet").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        test = pq.read_table(options.data / "targets" / name / "test.parquet")
-        order = np.random.default_rng(_DATA_SEED).permutation(test.num_rows)[: options.test_rows]
-        pq.write_table(pq.read_table(options.data / "targets" / name / "dev.parquet"), folder / "dev.parquet")
-        pq.write_table(test.take(pa.array(np.sort(order))), folder / "test.parquet")
-    return folder
-
-
 def _config(target: str, seed: int, pool: Path, options: argparse.Namespace) -> RunConfig:
     data: dict[str, Any] = {
         "pool": str(pool),
-        "target": str(_target_folder(target, options)),
+        "target": str(target_folder(target, options.data, options.out, options.test_rows)),
         "out": str(options.out / f"{target}-{seed}"),
         "store": str(options.out / "store"),
         "rounds": 1,
         "seed": seed,
         # One proxy for all seeds: the split of dev, the control's draw and the trainings vary with the seed.
-        "features": {"seed": _DATA_SEED},
+        "features": {"seed": DATA_SEED},
     }
     for text in options.set:
         apply_override(data, text)

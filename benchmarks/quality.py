@@ -16,9 +16,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from mixed_data import mix_pool, target_folder
 from rich.console import Console
 
 from evoray import compare
@@ -27,7 +25,6 @@ from evoray.config_file import apply_override
 from evoray.report.comparison import ComparisonSummary
 from evoray.report.display import Display
 
-_DATA_SEED = 0  # of the pool's mixture and of the test rows
 _TARGETS = ["arc_challenge", "winogrande", "strategyqa", "bbh_logic"]
 #: Each as its authors use it; where several representations are common, gradients and RDS+ are both there.
 _ENTRIES: dict[str, dict[str, Any]] = {
@@ -73,8 +70,10 @@ def _options() -> argparse.Namespace:
 
 def _config(options: argparse.Namespace) -> ComparisonConfig:
     data: dict[str, Any] = {
-        "pool": str(_mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)),
-        "targets": {name: str(_target_folder(name, options)) for name in options.targets},
+        "pool": str(mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)),
+        "targets": {
+            name: str(target_folder(name, options.data, options.out, options.test_rows)) for name in options.targets
+        },
         "selectors": [{"name": name, **_ENTRIES[name]} for name in options.selectors],
         "budgets": [options.k],
         "seeds": options.seeds,
@@ -85,31 +84,6 @@ def _config(options: argparse.Namespace) -> ComparisonConfig:
     for text in options.set:
         apply_override(data, text)
     return build_comparison(data)
-
-
-def _mix_pool(folder: Path, path: Path, rows_per_file: int) -> Path:
-    """Equal numbers of seeded random rows of every pool file."""
-    if not path.is_file():
-        generator = np.random.default_rng(_DATA_SEED)
-        tables = []
-        for file in sorted(folder.glob("*.parquet")):
-            table = pq.read_table(file)
-            rows = np.sort(generator.permutation(table.num_rows)[:rows_per_file])
-            tables.append(table.take(pa.array(rows)))
-        pq.write_table(pa.concat_tables(tables), path)
-    return path
-
-
-def _target_folder(name: str, options: argparse.Namespace) -> Path:
-    """The target's dev rows, and some seeded test rows."""
-    folder: Path = options.out / "targets" / name
-    if not (folder / "test.parquet").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        test = pq.read_table(options.data / "targets" / name / "test.parquet")
-        order = np.random.default_rng(_DATA_SEED).permutation(test.num_rows)[: options.test_rows]
-        pq.write_table(pq.read_table(options.data / "targets" / name / "dev.parquet"), folder / "dev.parquet")
-        pq.write_table(test.take(pa.array(np.sort(order))), folder / "test.parquet")
-    return folder
 
 
 def _verdict(summary: ComparisonSummary, options: argparse.Namespace) -> dict[str, Any]:

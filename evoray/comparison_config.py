@@ -27,7 +27,7 @@ from evoray.config import (
     SelectionConfig,
     TrainingConfig,
 )
-from evoray.config_file import apply_override, explain, read_yaml, resolve_paths
+from evoray.config_file import explain, read_settings
 from evoray.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -118,13 +118,7 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = (), **values: A
 
     Relative `pool`, `targets` and local models are taken from the config's own folder. Raises ConfigError.
     """
-    path = Path(path)
-    data = read_yaml(path)
-    resolve_paths(data, path.absolute().parent, ("pool", "targets"))
-    for text in overrides:
-        apply_override(data, text)
-    data.update({key: value for key, value in values.items() if value is not None})
-    return build_comparison(data)
+    return build_comparison(read_settings(Path(path), overrides, values, ("pool", "targets")))
 
 
 def build_comparison(data: Mapping[str, Any]) -> ComparisonConfig:

@@ -23,16 +23,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) 
     Relative `pool`, `target`, `labels` and local models are taken from the config's own folder.
     Raises ConfigError for a missing or broken file, unknown keys and values out of range.
     """
-    path = Path(path)
-    data = read_yaml(path)
-    resolve_paths(data, path.absolute().parent, ("pool", "target", "labels"))
+    return build_config(read_settings(Path(path), overrides, values, ("pool", "target", "labels")))
+
+
+def read_settings(
+    path: Path, overrides: Sequence[str], values: Mapping[str, Any], paths: Sequence[str]
+) -> dict[str, Any]:
+    """The mapping in a YAML file, with overrides and top-level values. paths: keys that are taken from its folder."""
+    data = _read_yaml(path)
+    _resolve_paths(data, path.absolute().parent, paths)
     for text in overrides:
         apply_override(data, text)
     data.update({key: value for key, value in values.items() if value is not None})
-    return build_config(data)
+    return data
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -71,7 +77,7 @@ def apply_override(data: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text}: {error}", "a YAML value", "quote the value") from error
 
 
-def resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> None:
+def _resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> None:
     """Take the relative paths of some keys, and of a local model, from a folder."""
 
     def resolve(value: Any) -> Any:

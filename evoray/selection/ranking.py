@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from evoray.errors import SelectionError
@@ -31,6 +33,13 @@ def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pic
     check_count(shards, count)
     parts = shards.call("ask", best_of_shard, count, score, *arguments)
     return picks_of(heapq.nsmallest(count, (entry for part in parts for entry in part)))
+
+
+def id_ranks(ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The place of each id among all of them in order: what tells equal scores apart, as numbers."""
+    rank_N = np.empty(len(ids), np.int64)
+    rank_N[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    return rank_N
 
 
 def check_count(shards: Shards, rows: int) -> None:

@@ -22,6 +22,7 @@ from evoray.alignment.reduction import Array
 from evoray.errors import SelectionError
 from evoray.selection.picks import random_key
 from evoray.selection.protocol import Shards
+from evoray.selection.ranking import id_ranks
 from evoray.selection.shard import Shard
 
 #: Rows of one block: its products with a few hundred others stay in the processor's cache.
@@ -77,15 +78,13 @@ def stack_of(shard: Shard) -> Stack:
     """The rows of a shard that has any feature."""
     tiles = [(tile, usable_N) for tile, usable_N in shard.tiles() if len(tile.ids)]
     ids = [row_id for tile, _ in tiles for row_id in tile.ids]
-    order_N = torch.empty(len(ids), dtype=torch.int64)
-    order_N[torch.tensor(sorted(range(len(ids)), key=ids.__getitem__), dtype=torch.int64)] = torch.arange(len(ids))
     starts, start = {}, 0
     for tile, _ in tiles:
         starts[tile.index] = start
         start += len(tile.ids)
     usable_N = torch.cat([usable_N for _, usable_N in tiles] or [torch.zeros(0, dtype=torch.bool)])
     features = [tile.features_ND for tile, _ in tiles]
-    return Stack(ids=ids, features=features, usable_N=usable_N, order_N=order_N, starts=starts)
+    return Stack(ids=ids, features=features, usable_N=usable_N, order_N=torch.from_numpy(id_ranks(ids)), starts=starts)
 
 
 def blocks(stack: Stack, rows: int = BLOCK_ROWS) -> Iterator[tuple[slice, torch.Tensor]]:

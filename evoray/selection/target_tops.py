@@ -21,7 +21,7 @@ import torch
 from evoray.alignment.reduction import Array
 from evoray.errors import SelectionError
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import similarity
+from evoray.selection.ranking import id_ranks, similarity
 from evoray.selection.shard import Shard
 
 Integers = npt.NDArray[np.int64]
@@ -67,7 +67,7 @@ def merged(parts: Sequence[Tops], length: int) -> Tops:
     starts = np.cumsum([0, *(len(part.ids) for part in parts)])
     value_ML = np.concatenate([part.value_ML for part in parts], axis=1)
     index_ML = np.concatenate([part.index_ML + start for part, start in zip(parts, starts[:-1], strict=True)], axis=1)
-    order_ML = np.lexsort((ranks(ids)[index_ML], -value_ML), axis=1)[:, :length]
+    order_ML = np.lexsort((id_ranks(ids)[index_ML], -value_ML), axis=1)[:, :length]
     return Tops(
         value_ML=np.take_along_axis(value_ML, order_ML, axis=1),
         index_ML=np.take_along_axis(index_ML, order_ML, axis=1),
@@ -75,13 +75,6 @@ def merged(parts: Sequence[Tops], length: int) -> Tops:
         tile_U=np.concatenate([part.tile_U for part in parts]),
         row_U=np.concatenate([part.row_U for part in parts]),
     )
-
-
-def ranks(ids: Sequence[str]) -> Integers:
-    """The place of each id among all of them in order."""
-    rank_N = np.empty(len(ids), np.int64)
-    rank_N[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return rank_N
 
 
 # On a shard.
@@ -160,7 +153,7 @@ def _first(
     # Which of the equal ones at the end of the list are in is not for `topk` to say.
     for target in (found.values[:, keep] == value_ML[:, -1]).nonzero().flatten().tolist():
         if "rank" not in state:
-            state["rank"] = ranks([row_id for tile, _ in shard.tiles() for row_id in tile.ids])
+            state["rank"] = id_ranks([row_id for tile, _ in shard.tiles() for row_id in tile.ids])
         floor = value_ML[target, -1]
         above = int((value_ML[target] > floor).sum())
         equal = (similarity_MN[target] == floor).nonzero().flatten()
