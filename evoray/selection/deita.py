@@ -17,14 +17,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
 from evoray.selection.stacked import (
     BLOCK_ROWS,
-    Place,
     check_column,
     column_of,
     features_of,
@@ -65,8 +64,7 @@ class Deita(Selector):
             threshold, halved = threshold / 2.0, halved + 1
             threshold = threshold if threshold >= LEAST_THRESHOLD else 0.0
             places = _pass(shards, request, threshold, scale)
-        picks = tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (row_id, tile, row) in enumerate(places))
-        return Choice(picks=picks, facts={"threshold": threshold, "halved": halved})
+        return Choice(picks=picks_of(places), facts={"threshold": threshold, "halved": halved})
 
 
 def _pass(shards: Shards, request: Request, threshold: float, scale: float) -> list[Place]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.selector import Choice, Needs, Request, Selector
 
@@ -21,5 +21,4 @@ class Everything(Selector):
 
 def everything(shards: Shards) -> tuple[Pick, ...]:
     """All rows that are not excluded, by tile and row; the rank is the position."""
-    rows = [row for part in shards.call("usable_rows") for row in part]
-    return tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (row_id, tile, row) in enumerate(rows))
+    return picks_of(row for part in shards.call("usable_rows") for row in part)

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from evoray.selection.picks import Place
 from evoray.selection.shard import Shard
-from evoray.selection.stacked import GRID_BITS, Place, Stack, blocks, column_of, rows_at, slack, squares, stack_of
+from evoray.selection.stacked import GRID_BITS, Stack, blocks, column_of, rows_at, slack, squares, stack_of
 
 #: Rows of a block: its similarities to 4,096 references are 8 MB.
 ROWS = 512

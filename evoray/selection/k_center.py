@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
 from evoray.selection.stacked import (
-    Place,
     blocks,
     features_of,
     grid_scale,
@@ -71,9 +70,10 @@ class KCenter(Selector):
         start = 0 if selected else min(self._start(request), request.rows)
         places, radius = _traverse(shards, request, start, scale)
         shards.call("close", NAME)
-        picks = tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (row_id, tile, row) in enumerate(places))
         # The distance at which the last pick was made: no candidate is farther than that from a selected row.
-        return Choice(picks=picks, facts={"start": start, "selected_before": len(selected), "radius": radius})
+        return Choice(
+            picks=picks_of(places), facts={"start": start, "selected_before": len(selected), "radius": radius}
+        )
 
     def _start(self, request: Request) -> int:
         if self.start is not None:

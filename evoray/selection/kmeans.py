@@ -20,12 +20,12 @@ from pydantic import Field
 
 from evoray.alignment.reduction import Array
 from evoray.selection.clusters import cluster
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
-from evoray.selection.stacked import Place, check_column, column_of, random_keys
+from evoray.selection.stacked import check_column, column_of, random_keys
 
 NAME = "kmeans"
 #: A cluster gets at least so many rows of K on average.
@@ -78,9 +78,6 @@ def _draw_in_turn(shards: Shards, request: Request, clusters: int, iterations: i
         chosen = sorted(drawn[number])[: take_C[number]]
         places.extend((draw, turn, entry[1:]) for draw, entry in enumerate(chosen))
     places.sort()
-    picks = tuple(
-        Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, _, (row_id, tile, row)) in enumerate(places)
-    )
     facts = {
         "clusters": count,
         "empty_clusters": int((found.sizes_C == 0).sum()),
@@ -89,7 +86,7 @@ def _draw_in_turn(shards: Shards, request: Request, clusters: int, iterations: i
         "converged": found.converged,
         "trained_rows": found.trained,
     }
-    return Choice(picks=picks, facts=facts)
+    return Choice(picks=picks_of(place for *_, place in places), facts=facts)
 
 
 def shared_out(sizes_C: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count, similarity
 from evoray.selection.shard import Shard
@@ -41,10 +41,7 @@ class Neighbours:
 
     def picks(self, numbers: Iterable[int]) -> tuple[Pick, ...]:
         """Rows by number, as picks in that order."""
-        return tuple(
-            Pick(id=self.ids[number], tile=int(self.tile_U[number]), row=int(self.row_U[number]), rank=rank)
-            for rank, number in enumerate(numbers)
-        )
+        return picks_of((self.ids[number], int(self.tile_U[number]), int(self.row_U[number])) for number in numbers)
 
 
 def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbours:

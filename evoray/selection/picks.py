@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+#: (id, tile, row in the tile).
+Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,11 @@ class Pick:
     potential: float | None = None  # f, cost units; high = badly aligned
     similarity: float | None = None  # largest inner product with a target row
     nearest: int | None = None  # index of that target row
+
+
+def picks_of(places: Iterable[Place]) -> tuple[Pick, ...]:
+    """Places as picks, ranked as they come."""
+    return tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (row_id, tile, row) in enumerate(places))
 
 
 def random_key(row_id: str, seed: int) -> int:

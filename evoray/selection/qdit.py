@@ -33,13 +33,12 @@ from pydantic import Field
 
 from evoray.alignment.reduction import Array
 from evoray.selection.facility import COMPARED, Offered, Terms, offer, prepare
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
 from evoray.selection.stacked import (
-    Place,
     check_column,
     column_of,
     features_of,
@@ -75,8 +74,7 @@ class QDit(Selector):
         low, high = min(span[0] for span, _ in parts), max(span[1] for span, _ in parts)
         terms = Terms(alpha=self.alpha, low=low, span=high - low, rows=usable, references=len(drawn))
         places = _Greedy(shards, terms, drawn).picks(request)
-        picks = tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (row_id, tile, row) in enumerate(places))
-        return Choice(picks=picks, facts={"references": len(drawn), "exact": len(drawn) == usable})
+        return Choice(picks=picks_of(places), facts={"references": len(drawn), "exact": len(drawn) == usable})
 
 
 class _Greedy:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from evoray.budget import taken
-from evoray.selection.picks import Pick, random_key
+from evoray.selection.picks import Pick, picks_of, random_key
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
@@ -30,9 +30,7 @@ def random_pick(shards: Shards, k: int, seed: int) -> tuple[Pick, ...]:
     """K usable rows, first in the random order of `seed`. Raises SelectionError where rows are fewer."""
     check_count(shards, k)
     found = sorted(entry for part in shards.call("first_at_random", k, seed) for entry in part)
-    return tuple(
-        Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, row_id, tile, row) in enumerate(found[:k])
-    )
+    return picks_of(entry[1:] for entry in found[:k])
 
 
 def random_order(ids: Sequence[str], seed: int) -> list[int]:

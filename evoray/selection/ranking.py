@@ -6,7 +6,7 @@ Equal scores are told apart by id, so that neither the order of the pool nor its
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from evoray.errors import SelectionError
-from evoray.selection.picks import Pick
+from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards
 from evoray.selection.shard import Shard, Tile
 
@@ -32,7 +32,7 @@ def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pic
     """
     check_count(shards, count)
     parts = shards.call("ask", best_of_shard, count, score, *arguments)
-    return picks_of(heapq.nsmallest(count, (entry for part in parts for entry in part)))
+    return picks_of(entry[1:] for entry in heapq.nsmallest(count, (entry for part in parts for entry in part)))
 
 
 def id_ranks(ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -73,11 +73,6 @@ def best_of_shard(shard: Shard, count: int, score: Score, *arguments: Any) -> li
             found.append((-float(score_N[start + row]), tile.ids[row], tile.index, row))
         start = stop
     return heapq.nsmallest(keep, found)
-
-
-def picks_of(ranked: Iterable[Ranked]) -> tuple[Pick, ...]:
-    """Ranked rows as picks."""
-    return tuple(Pick(id=row_id, tile=tile, row=row, rank=rank) for rank, (_, row_id, tile, row) in enumerate(ranked))
 
 
 def with_nearest(shards: Shards, picks: Sequence[Pick], target_MD: Any) -> tuple[Pick, ...]:

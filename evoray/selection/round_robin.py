@@ -14,8 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import Ranked, check_count, picks_of, with_nearest
+from evoray.selection.ranking import check_count, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.target_tops import Tops, close_tops, next_tops, open_tops
 from evoray.selection.weights import target_rows
@@ -35,13 +36,13 @@ class RoundRobin(Selector):
         target_MD = target_rows(request.target)
         check_count(shards, request.rows)
         open_tops(shards, target_MD)
-        taken: list[Ranked] = []
-        last: list[Ranked] = []
+        taken: list[Place] = []
+        last: list[Place] = []
         length, longest, fetched = 0, 0, 0
         while len(taken) < request.rows:
             request.progress(len(taken), request.rows)
             length = _length(request.rows - len(taken), len(target_MD), length)
-            tile_K, row_K = (np.array([row[part] for row in last], np.int64) for part in (2, 3))
+            tile_K, row_K = (np.array([row[part] for row in last], np.int64) for part in (1, 2))
             tops = next_tops(shards, length, tile_K, row_K)
             last = serve(tops, len(taken), request.rows - len(taken))
             taken.extend(last)
@@ -58,7 +59,7 @@ def _length(rows: int, targets: int, before: int) -> int:
     return min(rows, wanted, max(MARGIN, MAX_ENTRIES // targets))
 
 
-def serve(tops: Tops, turn: int, count: int) -> list[Ranked]:
+def serve(tops: Tops, turn: int, count: int) -> list[Place]:
     """What the targets take from their lists, from the given turn on: `count` rows, or until a list is used up."""
     lists = tops.index_ML.tolist()
     at = [0] * len(lists)
@@ -74,4 +75,4 @@ def serve(tops: Tops, turn: int, count: int) -> list[Ranked]:
         free[entries[place]] = 0
         taken.append(entries[place])
         at[target] = place + 1
-    return [(0.0, tops.ids[one], int(tops.tile_U[one]), int(tops.row_U[one])) for one in taken]
+    return [(tops.ids[one], int(tops.tile_U[one]), int(tops.row_U[one])) for one in taken]

@@ -20,7 +20,7 @@ import torch
 
 from evoray.alignment.reduction import Array
 from evoray.errors import SelectionError
-from evoray.selection.picks import random_key
+from evoray.selection.picks import Place, random_key
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import id_ranks
 from evoray.selection.shard import Shard
@@ -29,8 +29,6 @@ from evoray.selection.shard import Shard
 BLOCK_ROWS = 2048
 #: Bits of the longest row's norm on the grid: a sum of four squares of it stays below 2^53.
 GRID_BITS = 25
-#: (id, tile, row in the tile).
-Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)

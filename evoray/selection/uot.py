@@ -30,8 +30,9 @@ from pydantic import Field
 from evoray.alignment.kernels import stabilised_kernel
 from evoray.alignment.reduction import Array, Partials, partial_sums
 from evoray.errors import SolverError
+from evoray.selection.picks import picks_of
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import Ranked, best_of_shard, check_count, picks_of, similarity, with_nearest
+from evoray.selection.ranking import Ranked, best_of_shard, check_count, similarity, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import CACHE_BYTES, Shard, Tile
 from evoray.selection.weights import target_weights
@@ -63,7 +64,7 @@ class Uot(Selector):
         shards.call("close", NAME)
         ranked = heapq.nsmallest(request.rows, (entry for part in parts for entry in part))
         mass = float(np.exp([-entry[0] for entry in ranked]).sum()) / usable
-        picks = with_nearest(shards, picks_of(ranked), goal.align_MD)
+        picks = with_nearest(shards, picks_of(entry[1:] for entry in ranked), goal.align_MD)
         return Choice(picks=picks, facts={**facts, "picked_mass": mass})
 
     @property
