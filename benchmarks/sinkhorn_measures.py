@@ -52,7 +52,8 @@ def local_shards(features_ND: Matrix, similarity_NM: Matrix, target_MD: Matrix) 
     for shard in shards._shards:
         for index, held in shard._problems["pool"].rows.items():
             start = index * BLOCK_ROWS
-            held.similarity_NM = torch.from_numpy(similarity_NM[start : start + BLOCK_ROWS].copy())
+            held._matrix_NM = torch.from_numpy(similarity_NM[start : start + BLOCK_ROWS].copy())
+            held._holds_similarity = True
     return shards
 
 

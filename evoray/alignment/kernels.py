@@ -23,17 +23,24 @@ class TileKernel:
     rowmax_N: torch.Tensor
 
 
-def similarity(features_ND: torch.Tensor, target_MD: torch.Tensor) -> torch.Tensor:
-    """Inner products S [N, M] of unit rows, in the features' dtype."""
-    return features_ND @ target_MD.T
+def similarity(features_ND: torch.Tensor, target_MD: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Inner products S [N, M] of unit rows, in the features' dtype; in `out`, if that is given."""
+    return torch.mm(features_ND, target_MD.T, out=out)
 
 
-def stabilised_kernel(similarity_NM: torch.Tensor, log_b_M: torch.Tensor, g_M: torch.Tensor, eps: float) -> TileKernel:
-    """Absorb the potentials g (fp64, cost units) into a kernel with unit row maxima.
+def stabilised_kernel(
+    similarity_NM: torch.Tensor,
+    log_b_M: torch.Tensor,
+    g_M: torch.Tensor,
+    eps: float,
+    *,
+    out: torch.Tensor | None = None,
+) -> TileKernel:
+    """Absorb the potentials g (fp64, cost units) into a kernel with unit row maxima; in `out`, which S may be itself.
 
     Sums are formed in cost units and divided by eps last: the rounding then stays that of S itself.
     """
-    scores_NM = similarity_NM + (g_M - 1.0 + eps * log_b_M).to(similarity_NM.dtype)
+    scores_NM = torch.add(similarity_NM, (g_M - 1.0 + eps * log_b_M).to(similarity_NM.dtype), out=out)
     rowmax_N = scores_NM.amax(dim=1)
     scores_NM.sub_(rowmax_N[:, None]).div_(eps).exp_()
     return TileKernel(kernel_NM=scores_NM, rowmax_N=rowmax_N.double() / eps)

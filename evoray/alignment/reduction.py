@@ -20,6 +20,10 @@ from evoray.errors import SolverError
 Array = npt.NDArray[np.float64]
 Op = Literal["sum", "min", "max", "logaddexp"]
 
+#: A tile, and one array for each operation.
+Value = tuple[int, tuple[Array, ...]]
+Nodes = dict[tuple[int, int], tuple[Array, ...]]
+
 _COMBINE = {"sum": np.add, "min": np.minimum, "max": np.maximum, "logaddexp": np.logaddexp}
 
 
@@ -38,14 +42,16 @@ class Partials:
     nodes: Mapping[tuple[int, int], tuple[Array, ...]]
 
 
-def partial_sums(values: Mapping[int, tuple[Array, ...]], n_tiles: int, ops: Sequence[Op] = ("sum",)) -> Partials:
+def partial_sums(values: Iterable[Value], n_tiles: int, ops: Sequence[Op] = ("sum",)) -> Partials:
     """Fold the values of a shard's tiles as far as its own tiles go.
 
-    `values` maps each tile number of the shard to a tuple of fp64 arrays, one for each entry of
-    `ops`. Every tile must be there, empty ones with the identity of the operation.
+    `values`: tile numbers, each with a tuple of fp64 arrays, one for each entry of `ops`. Every tile must be there,
+    empty ones with the identity of the operation. They are folded as they come: of tiles in order, O(log T) are held.
     """
-    fixed = tuple(ops)
-    return Partials(ops=fixed, nodes=_fold({(0, tile): arrays for tile, arrays in values.items()}, n_tiles, fixed))
+    nodes: Nodes = {}
+    for tile, arrays in values:
+        _put(nodes, (0, tile), arrays, n_tiles, ops)
+    return Partials(ops=tuple(ops), nodes=nodes)
 
 
 def combine(parts: Iterable[Partials], n_tiles: int) -> Partials:
@@ -54,17 +60,16 @@ def combine(parts: Iterable[Partials], n_tiles: int) -> Partials:
     Raises SolverError where tiles are held by two shards or operations differ.
     """
     held = list(parts)
-    nodes: dict[tuple[int, int], tuple[Array, ...]] = {}
-    for part in held:
-        if part.ops != held[0].ops or nodes.keys() & part.nodes.keys():
-            raise SolverError(
-                "partial sums that overlap or were made by different operations",
-                "each tile held by exactly one shard",
-                "split the tiles into disjoint contiguous ranges",
-            )
-        nodes.update(part.nodes)
     ops = held[0].ops if held else ()
-    return Partials(ops=ops, nodes=_fold(nodes, n_tiles, ops))
+    nodes: Nodes = {}
+    for part in held:
+        if part.ops != ops:
+            raise SolverError(
+                f"partial sums by {part.ops} among those by {ops}", "one operation for all", "merge them separately"
+            )
+        for node, arrays in part.nodes.items():
+            _put(nodes, node, arrays, n_tiles, ops)
+    return Partials(ops=ops, nodes=nodes)
 
 
 def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:
@@ -83,18 +88,25 @@ def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:
     return nodes[root]
 
 
-def _fold(
-    leaves: Mapping[tuple[int, int], tuple[Array, ...]], n_tiles: int, ops: tuple[Op, ...]
-) -> dict[tuple[int, int], tuple[Array, ...]]:
-    nodes = dict(leaves)
-    for level in range((n_tiles - 1).bit_length()):
-        width = -((-n_tiles) >> level)  # nodes of this level that cover at least one tile
-        for index in sorted(k for depth, k in nodes if depth == level and k % 2 == 0):
-            left, right, parent = (level, index), (level, index + 1), (level + 1, index // 2)
-            if index + 1 >= width:
-                nodes[parent] = nodes.pop(left)
-            elif right in nodes:
-                pairs = zip(ops, nodes.pop(left), nodes.pop(right), strict=True)
-                with np.errstate(invalid="ignore"):  # the solver reports non-finite numbers itself
-                    nodes[parent] = tuple(np.asarray(_COMBINE[op](a, b), dtype=np.float64) for op, a, b in pairs)
-    return nodes
+def _put(nodes: Nodes, node: tuple[int, int], arrays: tuple[Array, ...], n_tiles: int, ops: Sequence[Op]) -> None:
+    """Add a node, and fold it with its siblings as far up as they are there."""
+    level, index = node
+    depth = (n_tiles - 1).bit_length()
+    while level < depth:
+        lone = index % 2 == 0 and index + 1 >= -((-n_tiles) >> level)  # no tile is to the right of it
+        sibling = (level, index ^ 1)
+        if not lone and sibling not in nodes:
+            break
+        if not lone:
+            other = nodes.pop(sibling)
+            pairs = zip(ops, *((other, arrays) if index % 2 else (arrays, other)), strict=True)
+            with np.errstate(invalid="ignore"):  # the solver reports non-finite numbers itself
+                arrays = tuple(np.asarray(_COMBINE[op](left, right), dtype=np.float64) for op, left, right in pairs)
+        level, index = level + 1, index // 2
+    if (level, index) in nodes:
+        raise SolverError(
+            f"two partial sums of the tiles below node {(level, index)}",
+            "each tile held by exactly one shard",
+            "split the tiles into disjoint contiguous ranges",
+        )
+    nodes[level, index] = arrays

@@ -18,7 +18,7 @@ import torch
 
 from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import check_count, similarity
+from evoray.selection.ranking import check_count, target_like
 from evoray.selection.shard import Shard
 
 Numbers = npt.NDArray[np.int64]
@@ -84,6 +84,8 @@ def nearest_of_shard(shard: Shard, target_MD: Any, length: int) -> Neighbours:
 
 def merged(parts: Sequence[Neighbours], length: int) -> Neighbours:
     """Lists of several shards as one list a target row."""
+    if len(parts) == 1:
+        return parts[0]
     ids = [row_id for part in parts for row_id in part.ids]
     order_U = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
     place_U = np.empty_like(order_U)
@@ -108,38 +110,38 @@ def merged(parts: Sequence[Neighbours], length: int) -> Neighbours:
 
 
 def _blocks(shard: Shard, target_MD: Any) -> Iterator[torch.Tensor]:
-    """Similarities [n, M] of the usable rows, fp32, in order; small tiles are put together, large ones cut."""
-    height = max(1, BLOCK_ENTRIES // len(target_MD))
-    waiting: list[torch.Tensor] = []
+    """Similarities [M, n] of the usable rows, in order; small tiles are put together, large ones cut.
+
+    Every block is written over the one before.
+    """
+    width = max(1, BLOCK_ENTRIES // len(target_MD))
+    held_MW, filled = torch.empty(len(target_MD), min(width, shard.n_rows)), 0
     for tile, usable_N in shard.tiles():
-        places_N = None if bool(usable_N.all()) else usable_N.nonzero().flatten()
-        for start in range(0, len(tile.ids) if places_N is None else len(places_N), height):
-            if places_N is not None:
-                rows: Sequence[int] | None = places_N[start : start + height].tolist()
-            else:
-                rows = None if len(tile.ids) <= height else range(start, min(start + height, len(tile.ids)))
-            waiting.append(similarity(tile, target_MD, rows).float())
-            if sum(map(len, waiting)) >= height:
-                yield torch.cat(waiting)
-                waiting = []
-    if waiting:
-        yield torch.cat(waiting)
+        features_ND = tile.features_ND if bool(usable_N.all()) else tile.features_ND[usable_N]
+        for part_ND in torch.split(features_ND, width):
+            if filled + len(part_ND) > width:
+                yield held_MW[:, :filled]
+                filled = 0
+            held_MW[:, filled : filled + len(part_ND)] = target_like(target_MD, part_ND) @ part_ND.T
+            filled += len(part_ND)
+    if filled:
+        yield held_MW[:, :filled]
 
 
 def _best(blocks: Iterator[torch.Tensor], place_N: torch.Tensor, m: int, length: int) -> torch.Tensor:
     """Keys of the best `length` rows of each target row [M, <= length], descending."""
     best_ML = torch.empty(m, 0, dtype=torch.int64)
     floor_M, start = torch.full((m,), -torch.inf), 0
-    for similarity_NM in blocks:
-        if not start and len(similarity_NM) > length:  # no floor yet: the block's own keeps most entries out
-            floor_M = torch.topk(similarity_NM.T.contiguous(), length, dim=1, sorted=False).values.amin(dim=1)
-        target, row = (similarity_NM >= floor_M).T.contiguous().nonzero().unbind(1)
-        key = _pack(similarity_NM[row, target], place_N[start + row])
+    for similarity_MN in blocks:
+        if not start and similarity_MN.shape[1] > length:  # no floor yet: the block's own keeps most entries out
+            floor_M = torch.topk(similarity_MN, length, dim=1, sorted=False).values.amin(dim=1)
+        target, row = (similarity_MN >= floor_M[:, None]).nonzero().unbind(1)
+        key = _pack(similarity_MN[target, row], place_N[start + row])
         count_M = torch.bincount(target, minlength=m)
         column = torch.arange(len(target)) - (count_M.cumsum(0) - count_M)[target]
         padded_MW = torch.full((m, int(count_M.max())), torch.iinfo(torch.int64).min)
         padded_MW[target, column] = key
-        start += len(similarity_NM)
+        start += similarity_MN.shape[1]
         both_MW = torch.cat([best_ML, padded_MW], dim=1)
         # Rows seen so far fill a list, or all of them are in it: padding is never among the best.
         best_ML = torch.topk(both_MW, min(length, start), dim=1, sorted=False).values

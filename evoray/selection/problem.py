@@ -40,8 +40,9 @@ class Rows:
         self.source_N: torch.Tensor | None = None  # int64, number of the row's source; None: all are of one
         self.diversity_N = torch.zeros_like(log_w_N)  # fp64, dR/dw_i
         self.projected_NP: torch.Tensor | None = None
-        self.similarity_NM: torch.Tensor | None = None  # where there is memory for it
         self.kernel: kernels.TileKernel | None = None  # where there is memory for it
+        self._matrix_NM: torch.Tensor | None = None  # that memory: the kernel's, or similarities
+        self._holds_similarity = False
         self.minimum_M: Array | None = None  # least cost of each column over usable rows
         self._pass: tuple[torch.Tensor, torch.Tensor, float] | None = None  # row maxima and sums, eps
         self._f_N: torch.Tensor | None = torch.zeros_like(log_w_N)
@@ -77,6 +78,29 @@ class Rows:
     def f_N(self, f_N: torch.Tensor) -> None:
         self._f_N = f_N
 
+    def similarity(self, target_MD: torch.Tensor, keep: bool) -> torch.Tensor:
+        """S [N, M], not to be changed by the caller; kept on demand, unless a kernel is."""
+        if self._holds_similarity and self._matrix_NM is not None:
+            return self._matrix_NM
+        target = target_MD.to(self.features_ND.dtype)
+        if not keep or self.kernel is not None:
+            return kernels.similarity(self.features_ND, target)
+        # Into the same memory again: tiles are many and large, and what they leave behind would not fit together.
+        self._matrix_NM = kernels.similarity(self.features_ND, target, out=self._matrix_NM)
+        self._holds_similarity = True
+        return self._matrix_NM
+
+    def build_kernel(
+        self, target_MD: torch.Tensor, log_b_M: torch.Tensor, g_M: torch.Tensor, eps: float, keep: bool
+    ) -> kernels.TileKernel:
+        """The kernel at potentials g, made of the similarities in their own memory."""
+        similarity_NM = self.similarity(target_MD, keep)
+        self._holds_similarity = False
+        kernel = kernels.stabilised_kernel(similarity_NM, log_b_M, g_M, eps, out=similarity_NM)
+        if keep:
+            self.kernel = kernel
+        return kernel
+
     def passed(self, rowmax_N: torch.Tensor, sums_N: torch.Tensor, eps: float) -> None:
         """Note what a kernel pass found."""
         self._pass, self._f_N = (rowmax_N, sums_N, eps), None
@@ -85,8 +109,8 @@ class Rows:
 class Problem:
     """Rows of this shard's tiles against one target [M, D] with weights b [M] (fp64, positive, sum 1).
 
-    cache_bytes: memory for similarities and kernels. Both are kept where they fit, else kernels alone, else neither:
-    then a pass computes them anew, tile by tile. What is kept changes no bit of any result.
+    cache_bytes: memory for one matrix [N, M], in which each tile has its kernel, or its similarities until there is a
+    kernel. Where it does not fit, a pass computes them anew, tile by tile; what is kept changes no bit of any result.
     """
 
     def __init__(
@@ -105,7 +129,7 @@ class Problem:
         self.target_MD = torch.from_numpy(np.ascontiguousarray(target_MD))
         self.log_b_M = torch.from_numpy(np.log(weights_M))
         size = sum(held.features_ND.element_size() * len(held.position_N) for held in rows.values()) * len(target_MD)
-        self._keeps_kernel, self._keeps_similarity = size <= cache_bytes, 2 * size <= cache_bytes
+        self._keeps = size <= cache_bytes
         self._absorbed: tuple[Array, float] | None = None
         self._log_weight = log_weight
         self.reset()
@@ -114,19 +138,14 @@ class Problem:
         """Partial sums of a per-tile function; threads: of tiles at a time, which changes no bit."""
         if threads > 1 and len(self.rows) > 1:
             with ThreadPoolExecutor(threads) as pool:
-                found = dict(zip(self.rows, pool.map(values, self.rows.values()), strict=True))
-        else:
-            found = {tile: values(rows) for tile, rows in self.rows.items()}
-        return partial_sums(found, self.n_tiles, ops)
+                return partial_sums(
+                    zip(self.rows, pool.map(values, self.rows.values()), strict=True), self.n_tiles, ops
+                )
+        return partial_sums(((tile, values(rows)) for tile, rows in self.rows.items()), self.n_tiles, ops)
 
     def similarity(self, rows: Rows) -> torch.Tensor:
         """S [N, M] of one tile; not to be changed by the caller."""
-        if rows.similarity_NM is not None:
-            return rows.similarity_NM
-        found = kernels.similarity(rows.features_ND, self.target_MD.to(rows.features_ND.dtype))
-        if self._keeps_similarity:
-            rows.similarity_NM = found
-        return found
+        return rows.similarity(self.target_MD, self._keeps)
 
     def reset(self) -> None:
         """Every usable row back to the weight it was opened with; what follows is as on a fresh problem."""
@@ -204,11 +223,7 @@ class Problem:
         """The tile's kernel at the absorbed potentials."""
         if rows.kernel is not None:
             return rows.kernel
-        origin_M = torch.from_numpy(self._origin)
-        kernel = kernels.stabilised_kernel(self.similarity(rows), self.log_b_M, origin_M, eps)
-        if self._keeps_kernel:
-            rows.kernel = kernel
-        return kernel
+        return rows.build_kernel(self.target_MD, self.log_b_M, torch.from_numpy(self._origin), eps, self._keeps)
 
     def sinkhorn_log(self, g_M: Array, eps: float) -> Partials:
         """One log-domain pass in fp64: (log column masses [M]); f is kept on the rows. Kernels are dropped."""

@@ -80,30 +80,30 @@ def with_nearest(shards: Shards, picks: Sequence[Pick], target_MD: Any) -> tuple
     wanted: dict[int, list[int]] = {}
     for pick in picks:
         wanted.setdefault(pick.tile, []).append(pick.row)
-    found = {
-        (tile, row): (value, index)
-        for part in shards.call("ask", _nearest, wanted, target_MD)
-        for tile, row, value, index in part
-    }
-    return tuple(
-        replace(pick, similarity=found[pick.tile, pick.row][0], nearest=found[pick.tile, pick.row][1]) for pick in picks
-    )
+    parts = shards.call("ask", _nearest, wanted, target_MD)
+    # What is told of a tile comes in the order in which it was asked.
+    told = {tile: zip(*of_tile, strict=True) for part in parts for tile, of_tile in part.items()}
+    described = ((pick, *next(told[pick.tile])) for pick in picks)
+    return tuple(replace(pick, similarity=largest, nearest=index) for pick, largest, index in described)
 
 
-def _nearest(shard: Shard, wanted: dict[int, list[int]], target_MD: Any) -> list[tuple[int, int, float, int]]:
-    described: list[tuple[int, int, float, int]] = []
+def _nearest(shard: Shard, wanted: dict[int, list[int]], target_MD: Any) -> dict[int, tuple[list[float], list[int]]]:
+    told: dict[int, tuple[list[float], list[int]]] = {}
     for tile, _ in shard.tiles():
-        rows = wanted.get(tile.index)
-        if rows:
-            best_K = similarity(tile, target_MD, rows).max(dim=1)
-            values = zip(rows, best_K.values.tolist(), best_K.indices.tolist(), strict=True)
-            described.extend((tile.index, *value) for value in values)
-    return described
+        if tile.index in wanted:
+            best_K = similarity(tile, target_MD, wanted[tile.index]).max(dim=1)
+            told[tile.index] = (best_K.values.tolist(), best_K.indices.tolist())
+    return told
 
 
 def similarity(tile: Tile, target_MD: Any, rows: Sequence[int] | None = None) -> torch.Tensor:
     """Inner products [n, M] of a tile's rows, or of some of them, with a target's, in the features' dtype."""
     features_ND = tile.features_ND if rows is None else tile.features_ND[list(rows)]
+    return features_ND @ target_like(target_MD, features_ND).T
+
+
+def target_like(target_MD: Any, features_ND: torch.Tensor) -> torch.Tensor:
+    """A target's rows in the features' dtype. Raises SelectionError where they are of another space."""
     target = torch.as_tensor(target_MD, dtype=features_ND.dtype)
     if features_ND.shape[1] != target.shape[1]:
         raise SelectionError(
@@ -111,4 +111,4 @@ def similarity(tile: Tile, target_MD: Any, rows: Sequence[int] | None = None) ->
             "features of one proxy and one dim for both",
             "compute both with the same model, adapter, seed and features.dim",
         )
-    return features_ND @ target.T
+    return target

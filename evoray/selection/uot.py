@@ -21,6 +21,7 @@ Choices of ours: the start, the L1 tolerance, and which pass counts (masses are 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch
 from pydantic import Field
 
 from evoray.alignment.kernels import stabilised_kernel
-from evoray.alignment.reduction import Array, Partials, partial_sums
+from evoray.alignment.reduction import Array, Partials, Value, partial_sums
 from evoray.errors import SolverError
 from evoray.selection.picks import picks_of
 from evoray.selection.protocol import Shards
@@ -114,29 +115,32 @@ def _similarities(shard: Shard) -> list[tuple[Tile, torch.Tensor, Any]]:
 
 def _least_cost(shard: Shard, columns: int) -> Partials:
     """(min_i 1 - S_ij [M]) over usable rows."""
-    found: dict[int, tuple[Array, ...]] = {}
-    for tile, usable_N, similarity_of in _similarities(shard):
-        if not bool(usable_N.any()):
-            found[tile.index] = (np.full(columns, np.inf),)
-            continue
-        similarity_NM = similarity_of(tile)
-        usable_NM = similarity_NM if bool(usable_N.all()) else similarity_NM[usable_N]
-        found[tile.index] = (1.0 - usable_NM.amax(dim=0).double().numpy(),)
-    return partial_sums(found, shard.n_tiles, ("min",))
+
+    def values() -> Iterator[Value]:
+        for tile, usable_N, similarity_of in _similarities(shard):
+            least_M = np.full(columns, np.inf)
+            if bool(usable_N.any()):
+                similarity_NM = similarity_of(tile)
+                usable_NM = similarity_NM if bool(usable_N.all()) else similarity_NM[usable_N]
+                least_M = 1.0 - usable_NM.amax(dim=0).double().numpy()
+            yield tile.index, (least_M,)
+
+    return partial_sums(values(), shard.n_tiles, ("min",))
 
 
 def _pass(shard: Shard, g_M: Array, weights_M: Array, eps: float, power: float) -> Partials:
     """(column masses [M] times the number of usable rows)."""
-    found: dict[int, tuple[Array, ...]] = {}
-    for tile, usable_N, similarity_of in _similarities(shard):
-        if not len(tile.ids):
-            found[tile.index] = (np.zeros(len(g_M)),)
-            continue
-        kernel_NM, sums_N, log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)
-        mass_N = (power * log_r_N).exp().masked_fill(~usable_N, 0.0)
-        c_M = torch.mv(kernel_NM.T, (mass_N / sums_N).to(kernel_NM.dtype))
-        found[tile.index] = (c_M.double().numpy(),)
-    return partial_sums(found, shard.n_tiles)
+
+    def values() -> Iterator[Value]:
+        for tile, usable_N, similarity_of in _similarities(shard):
+            mass_M = np.zeros(len(g_M))
+            if len(tile.ids):
+                kernel_NM, sums_N, log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)
+                mass_N = (power * log_r_N).exp().masked_fill(~usable_N, 0.0)
+                mass_M = torch.mv(kernel_NM.T, (mass_N / sums_N).to(kernel_NM.dtype)).double().numpy()
+            yield tile.index, (mass_M,)
+
+    return partial_sums(values(), shard.n_tiles)
 
 
 def _kernel(

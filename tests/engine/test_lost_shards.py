@@ -137,8 +137,11 @@ def test_no_shard_waits_for_a_processor_that_this_machine_has_not(
 def test_combined_parts_merge_to_the_bits_of_the_parts() -> None:
     rng = np.random.default_rng(0)
     values = {tile: (rng.standard_normal(4),) for tile in range(11)}
-    whole = merge([partial_sums(values, 11)], 11)
-    parts = [partial_sums({tile: values[tile] for tile in span}, 11) for span in (range(4), range(4, 7), range(7, 11))]
+    whole = merge([partial_sums(values.items(), 11)], 11)
+    parts = [
+        partial_sums({tile: values[tile] for tile in span}.items(), 11)
+        for span in (range(4), range(4, 7), range(7, 11))
+    ]
     combined = [combine(parts[:2], 11), parts[2]]
     assert merge(combined, 11)[0].tobytes() == whole[0].tobytes()
 
