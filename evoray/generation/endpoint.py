@@ -1,0 +1,238 @@
+"""A generator behind an OpenAI-compatible endpoint: `POST {url}/chat/completions`.
+
+Many requests are under way at once. One that fails for a reason that passes (no connection, a timeout, status 408, 409,
+425, 429 or 5xx) is tried again, after the pause that the server asks for or one that doubles. What comes back is
+data from outside: its size is bounded, and an answer that is not of the protocol is refused with its reason, while all
+others go on. The key comes from the environment and appears in no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from evoray.errors import ConfigError, StageError
+from evoray.generation.prompts import Prompt
+from evoray.generation.shape import Refused
+
+#: Bytes of one answer; a sample has a few thousand.
+MAX_BYTES = 4 * 2**20
+#: Seconds that a server may ask to wait.
+LONGEST_PAUSE = 120.0
+_PASSING = {408, 409, 425, 429}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a generator wrote, and what it cost."""
+
+    text: str
+    cut_off: bool  # by the limit of tokens
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """What it cost."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where requests go, and how."""
+
+    url: str  # up to and including /v1, say
+    model: str
+    key_env: str | None  # name of the environment variable that holds the key; None: no key is sent
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    timeout: float  # seconds of one attempt
+    attempts: int
+    concurrency: int  # requests under way
+    interval: float = 0.0  # seconds between the starts of two requests
+    system: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Raises ConfigError where the key is not in the environment."""
+        if self.key_env is None:
+            return {}
+        key = os.environ.get(self.key_env, "")
+        if not key:
+            raise ConfigError(
+                f"no environment variable {self.key_env} in the process that sends the requests",
+                "the endpoint's key",
+                f"export {self.key_env} before Ray starts, or set generation.key_env: null for a server without keys",
+            )
+        return {"Authorization": f"Bearer {key}"}
+
+    def body(self, prompt: Prompt) -> dict[str, Any]:
+        """The request."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return {
+            "model": self.model,
+            "messages": [*system, {"role": "user", "content": prompt.text}],
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_new_tokens,
+            "seed": prompt.seed,
+        }
+
+
+#: Of a prompt: whether its request may still be sent. Asked before every attempt.
+Allowed = Callable[[Prompt], bool]
+#: What came back, as soon as it did.
+Received = Callable[[Prompt, Answer | Refused], None]
+
+
+def ask_all(endpoint: Endpoint, prompts: Sequence[Prompt], allowed: Allowed, received: Received) -> None:
+    """Send all requests that are allowed, and hand over what comes back, each at once.
+
+    Raises ConfigError for a request that the server refuses for good, StageError for one that failed at all attempts:
+    after what had been sent by then has come back.
+    """
+    asyncio.run(_ask_all(endpoint, prompts, allowed, received))
+
+
+class _PassingError(Exception):
+    """A failure that may pass; `pause`: seconds that the server asks for."""
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
+async def _ask_all(endpoint: Endpoint, prompts: Sequence[Prompt], allowed: Allowed, received: Received) -> None:
+    pace, free = _Pace(endpoint.interval), asyncio.Semaphore(endpoint.concurrency)
+    limits = httpx2.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
+    failed = asyncio.Event()
+
+    async def one(client: httpx2.AsyncClient, prompt: Prompt) -> None:
+        async with free:
+            if failed.is_set():
+                return
+            try:
+                answer = await _ask(client, endpoint, prompt, pace, allowed)
+            except BaseException:
+                failed.set()  # no further request is paid for; those under way are awaited
+                raise
+            if answer is not None:
+                received(prompt, answer)
+
+    async with httpx2.AsyncClient(headers=endpoint.headers(), timeout=endpoint.timeout, limits=limits) as client:
+        outcomes = await asyncio.gather(*(one(client, prompt) for prompt in prompts), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _ask(
+    client: httpx2.AsyncClient, endpoint: Endpoint, prompt: Prompt, pace: _Pace, allowed: Allowed
+) -> Answer | Refused | None:
+    """None where the request is not allowed (any more)."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(_PassingError),
+        stop=stop_after_attempt(endpoint.attempts),
+        wait=_pause,
+        reraise=True,
+    )
+    try:
+        async for attempt in retrying:
+            with attempt:
+                await pace.turn()
+                if not allowed(prompt):
+                    return None
+                return await _attempt(client, endpoint, prompt)
+    except _PassingError as error:
+        raise StageError(
+            f"{endpoint.url}: {error}, at each of {endpoint.attempts} attempts",
+            "an endpoint that answers",
+            "start it, or lower generation.concurrency or requests_per_minute; the same command then goes on",
+        ) from error
+    raise AssertionError("tenacity ends by result or error")
+
+
+async def _attempt(client: httpx2.AsyncClient, endpoint: Endpoint, prompt: Prompt) -> Answer | Refused:
+    try:
+        request = client.stream("POST", f"{endpoint.url.rstrip('/')}/chat/completions", json=endpoint.body(prompt))
+        # httpx bounds each wait for some bytes; a server may go on for ever, a byte at a time.
+        async with asyncio.timeout(endpoint.timeout), request as response:
+            data = await _read(response)
+    except (TimeoutError, httpx2.TransportError, httpx2.DecodingError) as error:
+        raise _PassingError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+    if response.status_code in _PASSING or response.status_code >= 500:
+        raise _PassingError(f"status {response.status_code}", _asked_pause(response))
+    if response.status_code != 200:
+        raise ConfigError(
+            f"{endpoint.url}: status {response.status_code}: {_excerpt(data)}",
+            "a request that the endpoint takes",
+            "check generation.url, model and the key",
+        )
+    return Refused(reason="answer too large", detail=f"more than {MAX_BYTES} bytes") if data is None else _parse(data)
+
+
+async def _read(response: httpx2.Response) -> bytes | None:
+    """The body, None where it is too large."""
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BYTES:
+            return None
+    return b"".join(parts)
+
+
+def _parse(data: bytes) -> Answer | Refused:
+    try:
+        body = json.loads(data)
+        (choice, *_) = body["choices"]
+        text, usage = choice["message"]["content"], body.get("usage") or {}
+        if not isinstance(text, str):
+            return Refused(reason="answer without text", detail=_excerpt(data))
+        return Answer(
+            text=text,
+            cut_off=choice.get("finish_reason") == "length",
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Refused(reason="answer not of the protocol", detail=_excerpt(data))
+
+
+def _excerpt(data: bytes | None) -> str:
+    """The beginning of what a server said, printable; keys that it might repeat are left out."""
+    text = (data or b"")[:2000].decode("utf-8", "replace")
+    return re.sub(r"\b(sk|key|Bearer)[-_ ][\w-]{6,}", r"\1-...", ascii(text)[1:-1])[:300]
+
+
+def _asked_pause(response: httpx2.Response) -> float:
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked), LONGEST_PAUSE) if asked.replace(".", "", 1).isdigit() else 0.0
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.pause if isinstance(error, _PassingError) else 0.0
+    return max(asked, wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5)(state))
+
+
+class _Pace:
+    """Starts of requests, so far apart."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval, self._next = interval, 0.0
+
+    async def turn(self) -> None:
+        now = time.monotonic()
+        start = max(now, self._next)
+        self._next = start + self._interval
+        await asyncio.sleep(start - now)
