@@ -28,6 +28,7 @@ STAGES: dict[str, set[str]] = {
     "alignment": set(),
     "diversity": set(),
     "selection": {"alignment", "diversity"},
+    "generation": set(),
     "training": set(),
     "evaluation": set(),
     "report": set(),

@@ -6,44 +6,17 @@ states are gathered in front of the output layer (`models.loss.gathered_head`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from evoray.errors import ModelError
 from evoray.models.chat import Encoded
 from evoray.models.loss import gathered_head
 
 _CHUNK_FLOATS = 1 << 24  # fp32 copies of logits are made 64 MiB at a time
-
-
-def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What batches are filled up with. Raises ModelError for a tokenizer without padding and end-of-text tokens."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(pad_id, int):
-        raise ModelError(
-            "a tokenizer without padding and end-of-text tokens",
-            "one of them, to fill up batches with",
-            "set pad_token in the tokenizer's folder",
-        )
-    return pad_id
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; the model is left in the mode it was in."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if training:
-            model.train()
 
 
 def padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> torch.Tensor:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evoray.evaluation.forward import evaluating, padded, padding_token, predicting, supervised_losses
+from evoray.evaluation.forward import padded, predicting, supervised_losses
 from evoray.evaluation.shared_prompt import Family, can_share, family_losses, shared_length, worth_sharing
 from evoray.models.chat import Encoded, encode, encode_choices
+from evoray.models.generating import evaluating, padding_token
 from evoray.models.loss import token_budget_batches
 from evoray.records import Row
 

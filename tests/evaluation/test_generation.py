@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from evoray.errors import ConfigError
-from evoray.evaluation import generation
 from evoray.evaluation.generation import generate
+from evoray.models import generating
 from evoray.models.chat import encode, encode_prompts, end_of_turn
 from evoray.models.loading import load_model
 from evoray.records import Message, Row
@@ -83,7 +83,7 @@ def test_an_answer_ends_with_its_turn_and_what_the_batch_goes_on_with_is_no_part
 ) -> None:
     """The third token of the first answer is made the end of a turn: other answers of the batch go on."""
     third = tokens_by_hand(model, ROWS[0], ends=(END,))[2]
-    monkeypatch.setattr(generation, "end_of_turn", lambda _tokenizer: third)
+    monkeypatch.setattr(generating, "end_of_turn", lambda _tokenizer: third)
     expected = [by_hand(model, row, ends=(END, third)) for row in ROWS if row.id != "raw"]
     assert expected[0] != by_hand(model, ROWS[0])
     assert [one for one in generate(model, TOKENIZER, ROWS, 200, NEW) if one is not None] == expected

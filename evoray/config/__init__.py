@@ -1,0 +1,43 @@
+"""The configuration of a run: frozen and strict sections. `config_file` reads them.
+
+Every field carries its unit and its default;
+docs/methods.md gives their reasons. The same file runs on a laptop and on a
+cluster: only `cluster.address` (or `--address`) differs.
+"""
+
+from evoray.config.features import (
+    CascadeConfig,
+    FeatureConfig,
+    LoraConfig,
+    Preconditioning,
+    Representation,
+    SketchKind,
+    WarmupConfig,
+)
+from evoray.config.run import ClusterConfig, PoolConfig, RunConfig, check_metric
+from evoray.config.section import Precision, Section
+from evoray.config.selection import SELECTORS, SelectionConfig, check_selector
+from evoray.config.training import SCORERS, EarlyStopConfig, EvaluationConfig, TrainingConfig
+
+__all__ = [
+    "SCORERS",
+    "SELECTORS",
+    "CascadeConfig",
+    "ClusterConfig",
+    "EarlyStopConfig",
+    "EvaluationConfig",
+    "FeatureConfig",
+    "LoraConfig",
+    "PoolConfig",
+    "Precision",
+    "Preconditioning",
+    "Representation",
+    "RunConfig",
+    "Section",
+    "SelectionConfig",
+    "SketchKind",
+    "TrainingConfig",
+    "WarmupConfig",
+    "check_metric",
+    "check_selector",
+]

@@ -1,0 +1,95 @@
+"""A whole run."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from evoray.config.features import FeatureConfig, LoraConfig
+from evoray.config.section import Section
+from evoray.config.selection import SelectionConfig
+from evoray.config.training import EvaluationConfig, TrainingConfig
+from evoray.errors import ConfigError
+
+
+class PoolConfig(Section):
+    """How the pool is cut into units, and how much of it may be unusable."""
+
+    unit_rows: int = Field(64, ge=1)  # rows of one unit of work
+    max_quarantined: float = Field(0.05, ge=0, le=1)  # share of rows; above it the run stops
+    max_chars: int = Field(1_000_000, ge=1)  # characters of one row; longer ones are quarantined
+
+
+class ClusterConfig(Section):
+    """Where the work runs; None everywhere means: this machine."""
+
+    address: str | None = None  # of a running Ray cluster
+    workers: int | None = Field(None, ge=1)  # actors for features and scoring; None: one per CPU
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
+    unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops
+    object_store_mb: int = Field(256, ge=80)  # of an embedded Ray
+
+
+class RunConfig(Section):
+    """The whole run."""
+
+    pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
+    target: str  # a file (then it is dev) or a folder with dev and test files
+    model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
+    out: str = "evoray-run"  # run directory or bucket URI
+    store: str | None = None  # where pool, features and scores are kept; None: in `out`. Runs may share one
+    rounds: int = Field(2, ge=1)
+    seed: int = 0
+    labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only
+    reading: PoolConfig = PoolConfig()
+    lora: LoraConfig = LoraConfig()
+    features: FeatureConfig = FeatureConfig()
+    selection: SelectionConfig = SelectionConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _one_round_of_all(self) -> RunConfig:
+        if self.selection.selector == "all" and self.rounds > 1:
+            raise ConfigError(
+                f"rounds = {self.rounds} with selection.selector = 'all'",
+                "one round: the first uses every row",
+                "set rounds: 1",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _proxy_can_follow(self) -> RunConfig:
+        follows = self.features.refresh == "each_round" and self.rounds > 1 and self.proxy_model == self.model
+        featured = self.selection.selector not in ("random", "all")
+        if self.training.weights == "full" and featured and follows:
+            raise ConfigError(
+                "training.weights: full with features.refresh: each_round",
+                "features that stay with the first proxy: they follow adapters, and no model that was trained whole",
+                "set features.refresh: never, or training.weights: lora",
+            )
+        return self
+
+    @property
+    def proxy_model(self) -> str:
+        """The model that features are taken from."""
+        return self.features.proxy_model(self.model)
+
+    @property
+    def feature_seed(self) -> int:
+        """The seed of the proxy's warm-up and of the sketch."""
+        return self.seed if self.features.seed is None else self.features.seed
+
+
+def check_metric(features: FeatureConfig, selection: SelectionConfig) -> None:
+    """Raise ConfigError where the selection needs distances among candidates and the features give none."""
+    diverse = selection.selector == "evoselect" and selection.energy != "none" and selection.lam != 0
+    diverse = diverse and selection.solver != "exact"
+    if diverse and features.uses_lora and features.preconditioning == "less":
+        raise ConfigError(
+            f"features.preconditioning: less with selection.energy: {selection.energy}",
+            "a selection by alignment alone: `less` scores candidates against targets, and says nothing of how they"
+            " differ from one another",
+            "set selection.energy: none, or features.preconditioning: adam",
+        )
