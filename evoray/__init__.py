@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evoray.engine.serving import ExportedModel, export_model
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
+    from evoray.generating import Generated, generate
     from evoray.pipeline import RunResult, read_report, run, status
     from evoray.records import Comparison, Row, Score
     from evoray.selection.selector import Choice, Needs, Request, Selector
@@ -38,6 +39,7 @@ _HOMES = {
     "Exported": "evoray.engine.exports",
     "ExportedModel": "evoray.engine.serving",
     "Featurised": "evoray.single",
+    "Generated": "evoray.generating",
     "Needs": "evoray.selection.selector",
     "Request": "evoray.selection.selector",
     "Row": "evoray.records",
@@ -55,6 +57,7 @@ _HOMES = {
     "export": "evoray.engine.exports",
     "export_model": "evoray.engine.serving",
     "featurize": "evoray.single",
+    "generate": "evoray.generating",
     "load_comparison": "evoray.comparison_config",
     "load_config": "evoray.config_file",
     "read_report": "evoray.pipeline",
@@ -74,6 +77,7 @@ __all__ = [
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Generated",
     "Needs",
     "Request",
     "Row",
@@ -91,6 +95,7 @@ __all__ = [
     "export",
     "export_model",
     "featurize",
+    "generate",
     "load_comparison",
     "load_config",
     "read_report",

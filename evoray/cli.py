@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from evoray.cli_settings import option, run_config, sections
 from evoray.config import SELECTORS
 from evoray.errors import ConfigError, EvorayError
 
@@ -73,12 +74,25 @@ def run(
     anew: Annotated[bool, typer.Option("--anew", help="Delete an earlier run in this folder first.")] = False,
 ) -> None:
     """Run the whole loop of a config; the same command again goes on where it was interrupted."""
-    from evoray.config_file import load_config
     from evoray.pipeline import run as run_loop
 
-    settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
-    loaded = load_config(config, settings, out=out, seed=seed)
+    loaded = run_config(config, address, overrides, out, seed)
     show_result(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
+
+
+@app.command()
+def generate(
+    config: Annotated[Path, typer.Argument(help="YAML config of a run, with a section generation.")],
+    address: Address = None,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder or bucket URI for the candidates.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+) -> None:
+    """Have a model write candidates for a task; what was answered is never asked again."""
+    from evoray.generating import generate as write_candidates
+
+    found = write_candidates(run_config(config, address, overrides, out, seed), display=_display())
+    _print({"candidates": found.path, "rows": found.rows, **found.facts})
 
 
 @app.command()
@@ -97,7 +111,7 @@ def featurize(
     """Compute features of a pool into a feature store; resumable."""
     from evoray.single import featurize as compute
 
-    settings = _sections(
+    settings = sections(
         overrides, address, features={"representation": representation, "dim": dim, "max_tokens": max_tokens}
     )
     result = compute(
@@ -132,8 +146,8 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    chosen = {"k": k, "selector": selector, "options": dict(_option(text) for text in options or [])}
-    settings = _sections(overrides, address, selection=chosen)
+    chosen = {"k": k, "selector": selector, "options": dict(option(text) for text in options or [])}
+    settings = sections(overrides, address, selection=chosen)
     result = choose(
         pool, target, model, settings.selection.k, out, selector=selector, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
@@ -159,7 +173,7 @@ def score(
     """Score unseen candidates by the potentials of a selection; writes OUT/scores.parquet, best first."""
     from evoray.single import score as extend
 
-    settings = _sections(overrides, address)
+    settings = sections(overrides, address)
     result = extend(
         potentials, pool, out, features_path=features, reading=settings.reading, cluster=settings.cluster,
         display=_display(),
@@ -183,7 +197,7 @@ def train(
     """Fine-tune with DeepSpeed: a LoRA adapter (OUT/adapter), or with training.weights=full a model (OUT/model)."""
     from evoray.single import train as fine_tune
 
-    settings = _sections(overrides, address)
+    settings = sections(overrides, address)
     result = fine_tune(
         data, model, out, adapter=adapter, target=target, training=settings.training, lora=settings.lora,
         reading=settings.reading, max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster,
@@ -216,7 +230,7 @@ def evaluate(
     from evoray.single import evaluate as measure
     from evoray.single import evaluate_paired
 
-    settings = _sections(overrides, address)
+    settings = sections(overrides, address)
     common: dict[str, Any] = {
         "split": split, "evaluation": settings.evaluation, "max_tokens": settings.features.max_tokens, "seed": seed,
         "cluster": settings.cluster, "display": _display(),
@@ -291,27 +305,6 @@ def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a ru
     from evoray.pipeline import status as look
 
     _print(dict(look(run_dir)))
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """`name=value` of `--option`; the value is read as YAML."""
-    from evoray.config_file import apply_override
-
-    data: dict[str, Any] = {}
-    apply_override(data, text)
-    return next(iter(data.items()))
-
-
-def _sections(overrides: list[str] | None, address: str | None, **flags: dict[str, Any]) -> Any:
-    """Config sections for a single stage: defaults, then flags, then `--set`."""
-    from evoray.config_file import apply_override, build_config
-
-    data: dict[str, Any] = {"pool": "-", "target": "-", "rounds": 1, **flags}
-    for text in overrides or []:
-        apply_override(data, text)
-    if address:
-        apply_override(data, f"cluster.address={address}")
-    return build_config(data)
 
 
 def _kept_in(scores: str | None) -> AbstractContextManager[str]:

@@ -7,7 +7,7 @@ that the same call again goes on after the last one, whatever ended it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evoray.config import (
@@ -15,15 +15,17 @@ from evoray.config import (
     check_metric,
 )
 from evoray.engine.arms import ARMS, best_round, evaluate_arms
+from evoray.engine.candidates import Candidates, with_candidates
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
+from evoray.engine.generate import Generator
 from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
-from evoray.engine.round import STATES, play_round
+from evoray.engine.round import STATES, play_round, used_ids
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.selectors import is_featured, needs_of, source_identity, with_representation
 from evoray.engine.session import session
@@ -68,19 +70,39 @@ def run(
         with session(config.cluster) as workers:
             store = storage if config.store is None else Storage(config.store)
             site = Site(storage=store, session=workers, events=Events(storage, display))
-            context = _prepare(config, storage, site)
-            context.rounds.step(0, "evaluated", lambda: evaluate_arms(context, 0, ARMS[:1]))
-            for number in range(1, config.rounds + 1):
-                play_round(context, number)
-            best = best_round(context, config.rounds)
+            prepared, candidates = _prepare(config, storage, site)
+            prepared.rounds.step(0, "evaluated", lambda: evaluate_arms(prepared, 0, ARMS[:1]))
+            context = _play(prepared, candidates)
+            best = best_round(context, context.config.rounds)
             summary = summarise_run(context, best, command)
             storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)  # stages keep their order
             storage.write(REPORT, render(summary).encode())
     return RunResult(out=storage.uri, best=best, summary=summary)
 
 
-def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
-    """Read pool and target, pin the identity of all inputs, warm the proxy up."""
+def _play(prepared: Context, candidates: Candidates) -> Context:
+    """Play rounds up to the config's number, or until one has nothing to choose from, or several made nothing better.
+
+    The context of the last one that was played, with the number of rounds in its config.
+    """
+    context, asked, patience = prepared, prepared.config.rounds, prepared.config.patience
+    note, played = prepared.site.events.display.note, 0
+    for number in range(1, asked + 1):
+        grown = with_candidates(prepared, candidates, number, len(used_ids(prepared, number, "selected")))
+        if grown is None:
+            note(f"round {number}: no usable candidate is left; the run ends, and the best model so far stands")
+            break
+        context, played = grown, number
+        play_round(context, number)
+        since = number - best_round(context, number)
+        if patience is not None and since >= patience and number < asked:
+            note(f"round {number}: {since} rounds without a better model; the run ends (patience)")
+            break
+    return replace(context, config=prepared.config.model_copy(update={"rounds": played}))
+
+
+def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, Candidates]:
+    """Read pool and target, pin the identity of all inputs, generate the first candidates, warm the proxy up."""
     units = config.reading.unit_rows
     if config.labels is not None:
         check_labels(config.labels)
@@ -91,15 +113,19 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
     proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, site.events)
     align = open_target(config.target, "align", config.seed, units, site, listed)
     validate = open_target(config.target, "validate", config.seed, units, site, listed)
-    pool = read_pool(config.pool, config.reading, site)
-    if config.selection.selector != "all":
-        check_picks(config.selection.k, config.rounds, pool.usable)
+    static = None if config.pool is None else read_pool(config.pool, config.reading, site)
+    if config.selection.selector != "all" and static is not None and config.generation is None:
+        check_picks(config.selection.k, config.rounds, static.usable)
+    generator = None
+    if config.generation is not None:
+        generator = Generator.of(config.generation, align, config.target, config.seed, site)
     cheap = cheap_proxy(config.model, config.features, site) if proxied else None
     ready = [Folder.at(path).fingerprint() for path in config.features.adapters]
     check_manifest(
         storage,
         {
-            "pool": pool.fingerprint,
+            "pool": None if static is None else static.fingerprint,
+            "generator": None if generator is None else generator.identity,
             "align": align.source.identity,
             "validate": validate.source.identity,
             "model": identity,
@@ -111,12 +137,15 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
             "seed": config.seed,
         },
     )
+    rounds = Rounds(storage, site.events)
+    candidates = Candidates(config=config, static=static, generator=generator, site=site, rounds=rounds)
+    pool = candidates.of_round(1)
     proxy = None
     if proxied:
         proxy = ready_proxy(
             config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, site
         )
-    return Context(
+    context = Context(
         config=config,
         storage=storage,
         site=site,
@@ -127,6 +156,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> Context:
         proxy=proxy,
         cheap=cheap,
     )
+    return context, candidates
 
 
 def status(out: str) -> Mapping[str, Any]:

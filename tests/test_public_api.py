@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import typer.main
@@ -22,6 +23,7 @@ NAMES = [
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Generated",
     "Needs",
     "Request",
     "Row",
@@ -39,6 +41,7 @@ NAMES = [
     "export",
     "export_model",
     "featurize",
+    "generate",
     "load_comparison",
     "load_config",
     "read_report",
@@ -57,6 +60,7 @@ PARAMETERS = {
     "cluster display",
     "export": "source out | form rounds",
     "export_model": "source out | model",
+    "generate": "config | display",
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_comparison": "path overrides values",
     "load_config": "path overrides values",
@@ -76,6 +80,7 @@ FIELDS = {
     "Exported": "path rows left_out",
     "ExportedModel": "path model trained",
     "Featurised": "path rows quarantined",
+    "Generated": "path rows facts",
     "Needs": "features target representation only unit_rows columns",
     "Request": "k rows seed goal used looped progress memory start_g_M journal",
     "Row": "id messages source choices answer quality weight subtask",
@@ -87,10 +92,14 @@ FIELDS = {
 }
 
 CONFIG_KEYS = {
-    "": "pool target model out store rounds seed labels reading lora features selection training evaluation cluster",
+    "": "pool target model out store rounds seed labels patience generation reading lora features selection training "
+    "evaluation cluster",
     "lora": "rank alpha target_modules",
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
+    "generation": "source model samples per_request examples form prompt system temperature top_p max_new_tokens "
+    "unit_requests url key_env concurrency requests_per_minute timeout attempts max_requests max_tokens batch_tokens "
+    "precision near",
     "reading": "unit_rows max_quarantined max_chars",
     "selection": "selector k options energy lambda r eps rho solver eta steps tolerance shares max_share shards "
     "cache_mb",
@@ -109,6 +118,7 @@ COMPARISON_KEYS = (
 COMMANDS = {
     "demo": "--out --small --anew",
     "run": "config --address --set --out --seed --anew",
+    "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
     "select": "--k --out --pool --target --model --selector --adapter --features --target-features --option --seed "
     "--set --address",
@@ -150,6 +160,7 @@ def test_fields_of_public_records(name: str) -> None:
 @pytest.mark.parametrize("section", sorted(CONFIG_KEYS))
 def test_keys_of_the_config(section: str) -> None:
     model = evoray.RunConfig.model_fields[section].annotation if section else evoray.RunConfig
+    (model,) = [part for part in get_args(model) if part is not type(None)] or [model]  # a section that may be absent
     keys = [field.alias or name for name, field in model.model_fields.items()]  # type: ignore[union-attr]
     assert keys == CONFIG_KEYS[section].split()
 

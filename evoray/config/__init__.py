@@ -14,6 +14,7 @@ from evoray.config.features import (
     SketchKind,
     WarmupConfig,
 )
+from evoray.config.generation import GenerationConfig
 from evoray.config.run import ClusterConfig, PoolConfig, RunConfig, check_metric
 from evoray.config.section import Precision, Section
 from evoray.config.selection import SELECTORS, SelectionConfig, check_selector
@@ -27,6 +28,7 @@ __all__ = [
     "EarlyStopConfig",
     "EvaluationConfig",
     "FeatureConfig",
+    "GenerationConfig",
     "LoraConfig",
     "PoolConfig",
     "Precision",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from evoray.config.features import FeatureConfig, LoraConfig
+from evoray.config.generation import GenerationConfig
 from evoray.config.section import Section
 from evoray.config.selection import SelectionConfig
 from evoray.config.training import EvaluationConfig, TrainingConfig
@@ -33,7 +34,7 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     """The whole run."""
 
-    pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
+    pool: str | tuple[str, ...] | None = None  # file, folder, glob, or a list of them; None: generated rows alone
     target: str  # a file (then it is dev) or a folder with dev and test files
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
@@ -41,6 +42,8 @@ class RunConfig(Section):
     rounds: int = Field(2, ge=1)
     seed: int = 0
     labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only
+    patience: int | None = Field(None, ge=1)  # rounds in a row without a better validate loss that end the run
+    generation: GenerationConfig | None = None  # who writes candidates for each round, beside the pool
     reading: PoolConfig = PoolConfig()
     lora: LoraConfig = LoraConfig()
     features: FeatureConfig = FeatureConfig()
@@ -48,6 +51,16 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> RunConfig:
+        if self.pool is None and self.generation is None:
+            raise ConfigError(
+                "neither pool nor generation",
+                "candidates: files of rows, a generator, or both",
+                "give pool: PATH, or a section generation",
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_round_of_all(self) -> RunConfig:

@@ -26,12 +26,15 @@ SELECTED = "selected.parquet"  # of a round, or of a selection alone
 _MAY_CHANGE = {
     "cluster": {"address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb"},
     "training": {"workers", "zero_stage", "offload", "checkpoint_steps"},
+    "generation": {
+        *("url", "key_env", "concurrency", "requests_per_minute", "timeout", "attempts", "max_requests", "max_tokens"),
+    },
 }
 
 #: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
-    "rounds", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
+    "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
@@ -69,7 +72,8 @@ def check_outlives_job(out: str) -> None:
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
     for section, free in _MAY_CHANGE.items():
-        kept[section] = {key: value for key, value in config.get(section, {}).items() if key not in free}
+        if config.get(section) is not None:
+            kept[section] = {key: value for key, value in config[section].items() if key not in free}
     return kept
 
 

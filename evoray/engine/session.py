@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
+from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, GenerationConfig, TrainingConfig
 from evoray.errors import ConfigError
 from evoray.models.cache import cache_dir
 
@@ -22,7 +22,7 @@ _LOGICAL_PER_REAL = 2
 #: What Linux calls instructions that multiply bfloat16.
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
-_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig)
+_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig, GenerationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

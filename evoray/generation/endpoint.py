@@ -199,7 +199,7 @@ def _parse(data: bytes) -> Answer | Refused:
         if not isinstance(text, str):
             return Refused(reason="answer without text", detail=_excerpt(data))
         return Answer(
-            text=text,
+            text=text.encode("utf-8", "replace").decode(),  # JSON can spell out halves of characters
             cut_off=choice.get("finish_reason") == "length",
             prompt_tokens=int(usage.get("prompt_tokens") or 0),
             completion_tokens=int(usage.get("completion_tokens") or 0),

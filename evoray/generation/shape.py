@@ -21,7 +21,7 @@ Form = Literal["fields", "json"]
 MAX_CHARS = 20_000
 _LABELS = {"question": "Question", "options": "Options", "response": "Response", "answer": "Answer"}
 _SEPARATOR = " | "  # between options
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,24 +44,29 @@ def signatures(texts: Iterable[str], seed: int = 0) -> Signatures:
     return np.concatenate([np.empty((0, PERMUTATIONS), np.uint32), *parts])
 
 
-def find_near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD, seed: int = 0) -> dict[int, int]:
-    """Places of the plain texts to drop, each with that of the kept text that it nearly equals."""
+def find_near_duplicates(
+    texts: Sequence[str], threshold: float = THRESHOLD, *, held: int = 0, seed: int = 0
+) -> dict[int, int]:
+    """Places of the plain texts to drop, each with that of the kept text that it nearly equals.
+
+    held: so many texts at the beginning stay in any case.
+    """
     suspects = _suspects(signatures(texts, seed))
     kept: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]  # kept places by band
     dropped: dict[int, int] = {}
     for place, bands in suspects:
         shingles = _shingles(texts[place])
-        shared = Counter(one for held, band in zip(kept, bands, strict=True) for one in held.get(band, ()))
+        shared = Counter(one for places, band in zip(kept, bands, strict=True) for one in places.get(band, ()))
         # Most bands in common first: where a wording is common to thousands, what is nearest comes among the first.
         candidates = sorted(shared, key=lambda one: (-shared[one], one))[:_COMPARED]
         first = next(
             (one for one in sorted(candidates) if _jaccard(shingles, _shingles(texts[one])) >= threshold), None
         )
-        if first is not None:
+        if first is not None and place >= held:
             dropped[place] = first
             continue
-        for held, band in zip(kept, bands, strict=True):
-            held.setdefault(band, []).append(place)
+        for places, band in zip(kept, bands, strict=True):
+            places.setdefault(band, []).append(place)
     return dropped
 
 

@@ -79,6 +79,7 @@ def test_of_a_text_that_was_cut_off_the_whole_samples_stay() -> None:
         ({"question": {"$ref": 1}, "options": ["a", "b"], "response": "a"}, "a question that is no text"),
         ({"question": "q\u0000", "options": ["a", "b"], "response": "a"}, "control characters"),
         ({"question": "q", "options": ["a", "b\u001b[31m"], "response": "a"}, "control characters"),
+        ({"question": "half \ud800", "options": ["a", "b"], "response": "a"}, "control characters"),
         ({"question": "q", "options": {"a": 1}, "response": "a"}, "options that are no list"),
         ({"question": "q", "options": "a", "response": "a"}, "fewer than two options, or equal ones"),
         ({"question": "q", "options": ["a", "a"], "response": "a"}, "fewer than two options, or equal ones"),

@@ -1,0 +1,296 @@
+"""The workers that generate: each takes a unit of requests and gives the samples that came of them.
+
+A unit's requests are a function of the settings, the seed and the align rows. An answer that was paid for is stored
+the moment it comes, by put-if-absent, and a unit that is computed again asks for the others alone. Models are loaded
+once an actor.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from evoray.config import GenerationConfig
+from evoray.engine.purse import Purse
+from evoray.engine.site import Source
+from evoray.engine.units import UnitResult, UnitWorker
+from evoray.errors import ConfigError
+from evoray.generation.endpoint import Answer, Endpoint, ask_all
+from evoray.generation.prompts import TEMPLATE, Prompt, Prompting
+from evoray.generation.shape import Refused, Sample, Shape
+from evoray.records import Quarantined
+from evoray.storage import Storage
+
+if TYPE_CHECKING:
+    from evoray.generation.writer import Writer
+
+#: Provenance of a sample beside its parts; `tokens` are those of its request, shared by all samples of it.
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("instruction", pa.string()),
+        ("output", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.string()),
+        ("generation_model", pa.string()),
+        ("generation_round", pa.int64()),
+        ("generation_request", pa.int64()),
+        ("generation_prompt", pa.string()),
+        ("generation_examples", pa.list_(pa.string())),
+        ("generation_tokens", pa.int64()),
+    ]
+)
+
+Answers = dict[int, Answer | Refused]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateJob:
+    """Requests of one round."""
+
+    align: Source
+    config: GenerationConfig  # precision settled
+    round: int
+    seed: int  # of this round's requests
+    requests: int
+    storage: Storage
+    prefix: str  # of this round's units; single answers lie below it until their unit is committed
+    workers: int  # that share rate and concurrency
+    purse: Purse | None
+
+    def __call__(self) -> UnitWorker:
+        kinds: dict[str, Callable[[GenerateJob], UnitWorker]] = {"endpoint": _Asking, "model": _Writing, "vllm": _Vllm}
+        return kinds[self.config.source](self)
+
+    def numbers(self, unit: int) -> range:
+        """The requests of a unit."""
+        first = unit * self.config.unit_requests
+        return range(first, min(first + self.config.unit_requests, self.requests))
+
+    def key(self, request: int) -> str:
+        """Where an answer is until its unit is committed."""
+        return f"{self.prefix}/answers/{request:08d}.json"
+
+
+class _Generating(UnitWorker):
+    """Prompts, and samples of answers."""
+
+    def __init__(self, job: GenerateJob) -> None:
+        self.job = job
+        config = job.config
+        self.prompting = Prompting(
+            template=config.prompt or TEMPLATE,
+            form=config.form,
+            examples=config.examples,
+            count=config.per_request,
+            seed=job.seed,
+        )
+
+    @cached_property
+    def _rows(self) -> list[Any]:
+        return self.job.align.read()
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Of the task's samples."""
+        return Shape.of(self._rows)
+
+    @abstractmethod
+    def answers(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[str, int]]:
+        """What came back for the requests that were made, by number; and facts."""
+
+    def compute(self, unit: int) -> UnitResult:
+        """The samples of a unit; what is no sample is set aside with its reason."""
+        prompts = [self.prompting.prompt(self._rows, self.shape, number) for number in self.job.numbers(unit)]
+        answers, facts = self.answers(prompts)
+        rows: list[dict[str, Any]] = []
+        refused: list[Quarantined] = []
+        for prompt in prompts:
+            if prompt.number in answers:
+                self._sort(prompt, answers[prompt.number], rows, refused)
+        given = [answer for answer in answers.values() if isinstance(answer, Answer)]
+        counted = {
+            "requests": len(prompts),
+            "answered": len(given),
+            "skipped": len(prompts) - len(answers),
+            "prompt_tokens": sum(answer.prompt_tokens for answer in given),
+            "completion_tokens": sum(answer.completion_tokens for answer in given),
+            "samples": len(rows),
+            "refused": len(refused),
+        }
+        table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        return UnitResult(table=table, facts={**counted, **facts}, quarantined=refused)
+
+    def _sort(
+        self, prompt: Prompt, answer: Answer | Refused, rows: list[dict[str, Any]], refused: list[Quarantined]
+    ) -> None:
+        config = self.job.config
+        found = [answer] if isinstance(answer, Refused) else self.shape.read(answer.text, config.form)
+        for place, one in enumerate(found):
+            row_id = f"generated-{self.job.round:04d}-{prompt.number:06d}-{place}"
+            if isinstance(one, Refused):
+                half = isinstance(answer, Answer) and answer.cut_off and place == len(found) - 1
+                reason = f"{one.reason}, cut off" if half else one.reason
+                refused.append(
+                    Quarantined(
+                        id=row_id, stage="generate", reason=reason, detail=one.detail, file=config.model,
+                        row=prompt.number,
+                    )
+                )  # fmt: skip
+                continue
+            rows.append(self._row(row_id, prompt, one, 0 if isinstance(answer, Refused) else answer.tokens))
+
+    def _row(self, row_id: str, prompt: Prompt, sample: Sample, tokens: int) -> dict[str, Any]:
+        return {
+            "id": row_id,
+            "source": f"generated/{self.job.config.model}",
+            **sample.columns(),
+            "generation_model": self.job.config.model,
+            "generation_round": self.job.round,
+            "generation_request": prompt.number,
+            "generation_prompt": self.prompting.fingerprint,
+            "generation_examples": list(prompt.examples),
+            "generation_tokens": tokens,
+        }
+
+
+class _Asking(_Generating):
+    """An endpoint."""
+
+    def answers(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[str, int]]:
+        """Stored answers, and those of the endpoint to all other requests."""
+        job, storage, purse = self.job, self.job.storage, self.job.purse
+        found: Answers = {}
+        attempts = 0
+        for prompt in prompts:
+            if storage.exists(job.key(prompt.number)):
+                found[prompt.number] = stored_answer(storage.read_json(job.key(prompt.number)))
+
+        def allowed(prompt: Prompt) -> bool:
+            nonlocal attempts
+            if purse is not None and not purse.take(prompt.number):
+                return False
+            attempts += 1
+            return True
+
+        def received(prompt: Prompt, answer: Answer | Refused) -> None:
+            storage.create_json(job.key(prompt.number), _to_json(answer))
+            found[prompt.number] = answer
+            if purse is not None:
+                read, written = (
+                    (0, 0) if isinstance(answer, Refused) else (answer.prompt_tokens, answer.completion_tokens)
+                )
+                purse.settle(prompt.number, read, written)
+
+        ask_all(self._endpoint(), [prompt for prompt in prompts if prompt.number not in found], allowed, received)
+        return found, {"attempts": attempts}
+
+    def _endpoint(self) -> Endpoint:
+        config, workers = self.job.config, self.job.workers
+        minute = config.requests_per_minute
+        return Endpoint(
+            url=str(config.url),
+            model=config.model,
+            key_env=config.key_env,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            timeout=config.timeout,
+            attempts=config.attempts,
+            concurrency=max(1, config.concurrency // workers),
+            interval=0.0 if minute is None else 60.0 * workers / minute,
+            system=config.system,
+        )
+
+
+class _Writing(_Generating):
+    """A model in this process."""
+
+    def answers(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[str, int]]:
+        """One batch after the other."""
+        model, tokenizer, precision = self._loaded
+        given = self._writer.answers(model, tokenizer, prompts, precision)
+        return {prompt.number: answer for prompt, answer in zip(prompts, given, strict=True)}, {}
+
+    @cached_property
+    def _loaded(self) -> Any:
+        from evoray.models.loading import autocast_dtype, load_for_inference, load_tokenizer
+
+        precision = autocast_dtype(self.job.config.precision)
+        model = load_for_inference(self.job.config.model, None, precision)
+        return model, load_tokenizer(self.job.config.model), precision
+
+    @cached_property
+    def _writer(self) -> Writer:
+        from evoray.generation.writer import Writer
+
+        config = self.job.config
+        return Writer(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            opening=self.shape.opening(config.form),
+            system=config.system,
+            token_budget=config.batch_tokens,
+        )
+
+
+class _Vllm(_Generating):
+    """vLLM, one engine an actor. Seeded by request, so that batches may be composed as the engine likes.
+
+    Ray Data's own processor for vLLM knows no units: what it has written when it is interrupted is lost.
+    """
+
+    def answers(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[str, int]]:
+        """All at once: the engine batches them."""
+        from vllm import SamplingParams
+
+        config = self.job.config
+        system = [] if config.system is None else [{"role": "system", "content": config.system}]
+        chats = [[*system, {"role": "user", "content": prompt.text}] for prompt in prompts]
+        sampling = [
+            SamplingParams(
+                temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_new_tokens, seed=prompt.seed
+            )
+            for prompt in prompts
+        ]
+        found: Answers = {}
+        for prompt, output in zip(prompts, self._engine.chat(chats, sampling, use_tqdm=False), strict=True):
+            (written,) = output.outputs
+            found[prompt.number] = Answer(
+                text=written.text,
+                cut_off=written.finish_reason == "length",
+                prompt_tokens=len(output.prompt_token_ids),
+                completion_tokens=len(written.token_ids),
+            )
+        return found, {}
+
+    @cached_property
+    def _engine(self) -> Any:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ConfigError(
+                "generation.source: vllm, and no package vllm in the workers' environment",
+                "vLLM, which needs a GPU",
+                "pip install vllm on the cluster, or set generation.source: model or endpoint",
+            ) from error
+        from evoray.models.reference import resolve_model
+
+        return LLM(model=resolve_model(self.job.config.model), seed=self.job.seed, trust_remote_code=False)
+
+
+def _to_json(answer: Answer | Refused) -> dict[str, Any]:
+    return {"kind": type(answer).__name__, **asdict(answer)}
+
+
+def stored_answer(value: Mapping[str, Any]) -> Answer | Refused:
+    """An answer as it was stored."""
+    fields = {name: held for name, held in value.items() if name != "kind"}
+    return Answer(**fields) if value["kind"] == "Answer" else Refused(**fields)

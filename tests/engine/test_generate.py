@@ -1,0 +1,267 @@
+"""Rounds whose candidates a generator writes: a real server on loopback, real Ray workers, a tiny model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from aiohttp import web
+
+from evoray.config_file import load_config
+from evoray.engine.session import Session
+from evoray.errors import ConfigError, StageError
+from evoray.generating import Generated, generate
+from evoray.pipeline import run
+from tests.generation.server import answered, serving
+from tests.tiny_run import write_run_config
+from tests.tiny_task import write_task
+
+
+def sample(seed: int) -> str:
+    """A sum in the target's form, of numbers that the target does not have."""
+    a, b = 100 + seed % 900, seed // 900 % 1000
+    return f"Question: {a}+{b}?\nOptions: {a + b} | {a + b + 1} | {a - b - 1}\nResponse: {a + b}"
+
+
+async def good(_number: int, request: web.Request) -> web.StreamResponse:
+    return answered(sample((await request.json())["seed"]))
+
+
+def config(folder: Path, learner: Path, url: str | None, **generation: Any) -> Path:
+    settings = {"source": "endpoint", "model": "writer", "url": url, "key_env": None, "samples": 24, "unit_requests": 6}
+    return write_run_config(
+        write_task(folder), learner, folder / "run",
+        generation={**settings, **generation}, evaluation={"control": False}, cluster={"workers": 2},
+    )  # fmt: skip
+
+
+def write(path: Path, *overrides: str) -> Generated:
+    """One round of candidates, without a loop around it."""
+    return generate(load_config(path, overrides))
+
+
+def record(out: Path, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "rounds" / f"{number:04d}" / "generated.json").read_text())
+    return found
+
+
+def candidates(out: Path, number: int = 1) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "generated" / f"round-{number:04d}.parquet").to_pylist()
+    return rows
+
+
+def refused(out: Path) -> Counter[str]:
+    """Samples that were set aside, by reason."""
+    found: Counter[str] = Counter()
+    for path in (out / "quarantine").glob("generated-*/*.parquet"):
+        found.update(pq.read_table(path)["reason"].to_pylist())
+    return found
+
+
+def rows_of(folder: Path, split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "target" / f"{split}.jsonl").read_text().splitlines()]
+
+
+def test_candidates_have_the_targets_shape_and_their_provenance(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    with serving(good) as server:
+        path = config(tmp_path, tiny_model_dir, server.url)
+        found = write(path)
+        again = write(path)
+    assert len(server.requests) == 24  # nothing is asked twice
+    assert again == found
+    facts = found.facts
+    assert facts["answered"] == facts["samples"] == 24 and facts["skipped"] == facts["refused"] == 0
+    assert facts["prompt_tokens"] == 24 * 30 and facts["completion_tokens"] == 24 * 12
+    rows = candidates(tmp_path / "run")
+    assert found.path == str(tmp_path / "run" / "generated" / "round-0001.parquet")
+    assert len(rows) == found.rows == 24 - facts["dropped"] > 15
+    align = {row["id"] for row in rows_of(tmp_path, "align")}
+    for row in rows:
+        a, b = map(int, row["instruction"].rstrip("?").split("+"))
+        assert row["output"] == row["answer"] == str(a + b) in row["choices"]
+        assert row["source"] == "generated/writer" and row["generation_tokens"] == 42 and row["generation_round"] == 1
+        assert len(row["generation_examples"]) == 3 and set(row["generation_examples"]) <= align
+
+
+def test_only_align_rows_are_shown_to_the_generator(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    with serving(good) as server:
+        write(config(tmp_path, tiny_model_dir, server.url))
+    shown = {row["instruction"] for row in rows_of(tmp_path, "align")}
+    texts = [request["messages"][-1]["content"] for request in server.requests]
+    asked = {line.removeprefix("Question: ") for text in texts for line in text.splitlines() if "Question" in line}
+    assert asked and asked <= shown
+
+
+def test_two_workers_write_what_one_writes(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    found = []
+    with serving(good) as server:
+        for workers in (1, 2):
+            write(config(tmp_path / str(workers), tiny_model_dir, server.url), f"cluster.workers={workers}")
+            found.append(candidates(tmp_path / str(workers) / "run"))
+    assert found[0] == found[1]
+
+
+def test_a_model_in_the_workers_writes_the_same_again(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    """A random model writes no sample: what it writes is looked at where it was set aside."""
+    settings = {"source": "model", "model": str(tiny_model_dir), "max_new_tokens": 16, "examples": 1, "samples": 8}
+    texts = []
+    for workers in (1, 2):
+        path = config(tmp_path / str(workers), tiny_model_dir, None, **settings)
+        facts = write(path, f"cluster.workers={workers}", "generation.unit_requests=4").facts
+        assert facts["answered"] == 8 and facts["completion_tokens"] > 0
+        files = (tmp_path / str(workers) / "run" / "quarantine").glob("generated-*/*.parquet")
+        rows = [row for file in sorted(files) for row in pq.read_table(file).to_pylist()]
+        texts.append(sorted((row["id"], row["reason"], row["detail"]) for row in rows))
+    assert texts[0] == texts[1] and len({detail for _, _, detail in texts[0]}) > 1
+
+
+def test_what_was_paid_for_is_never_asked_again(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    """The endpoint breaks in the middle: the job stops, and goes on later with what is missing."""
+    whole = threading.Event()
+
+    async def fragile(_number: int, request: web.Request) -> web.StreamResponse:
+        if len(served) == 10 and not whole.is_set():
+            return web.Response(status=503)
+        served.append((await request.json())["seed"])
+        return answered(sample(served[-1]))
+
+    served: list[int] = []
+    with serving(fragile) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, attempts=1, concurrency=2)
+        with pytest.raises(StageError, match="status 503, at each of 1 attempts"):
+            write(path)
+        assert len(served) == 10
+        whole.set()
+        facts = write(path).facts
+    assert len(served) == len(set(served)) == facts["answered"] == 24
+    assert not list((tmp_path / "run" / "generated").glob("*/answers/*"))
+
+
+def test_a_budget_of_requests_ends_in_the_middle_and_what_there_is_stays(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    with serving(good) as server:
+        facts = write(config(tmp_path, tiny_model_dir, server.url, max_requests=17)).facts
+    assert len(server.requests) == facts["answered"] == 17
+    assert facts["skipped"] == 7 and facts["kept"] > 10
+
+
+def test_a_budget_of_tokens_is_not_passed(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    with serving(good) as server:
+        facts = write(config(tmp_path, tiny_model_dir, server.url, max_tokens=600, max_new_tokens=12)).facts
+    # 42 a request. Until the first answer is here the length of prompts is not known.
+    assert 12 <= len(server.requests) == facts["answered"] <= 600 // 42 + 2
+
+
+def test_every_kind_of_rubbish_is_set_aside_with_its_reason(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    path = config(tmp_path, tiny_model_dir, "http://127.0.0.1/v1", concurrency=1, samples=12)
+    test = rows_of(tmp_path, "test")[0]
+    options = " | ".join(test["choices"])
+    leaked = f"Question: {test['instruction']}\nOptions: {options}\nResponse: {test['answer']}"
+    same, half = sample(8), "Question: half a"
+    texts = ["I would rather not.", sample(7).replace("+", "\x07"), same, same, same.lower(), leaked, half]
+
+    async def behaviour(number: int, _request: web.Request) -> web.StreamResponse:
+        if number < len(texts):
+            return answered(texts[number], cut_off=texts[number] == half)
+        bad = {7: b'{"choices": [', 8: b"x" * 10 * 2**20}
+        return web.Response(body=bad[number]) if number in bad else answered("no")
+
+    with serving(behaviour) as server:
+        facts = write(path, f"generation.url={server.url}", "cluster.workers=1").facts
+    reasons = {
+        "control characters": 1, "duplicate": 3, "no options, cut off": 1, "answer not of the protocol": 1,
+        "answer too large": 1, "no sample": 4,
+    }  # fmt: skip
+    assert facts["reasons"] == refused(tmp_path / "run") == reasons
+    assert len(candidates(tmp_path / "run")) == facts["kept"] == 1
+
+
+def test_the_same_answer_a_hundred_times_is_one_sample(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return answered(sample(3))
+
+    with serving(behaviour) as server:
+        facts = write(config(tmp_path, tiny_model_dir, server.url, samples=100)).facts
+    assert (facts["samples"], facts["kept"], facts["reasons"]) == (100, 1, {"duplicate": 99})
+
+
+def test_two_rounds_beside_a_pool(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    with serving(good) as server:
+        first = run(load_config(config(tmp_path, tiny_model_dir, server.url)))
+        again = run(load_config(tmp_path / "config.yaml"))
+    assert len(server.requests) == 48
+    assert [arm.loss for arm in again.summary.arms] == [arm.loss for arm in first.summary.arms]
+    out = tmp_path / "run"
+    chosen = [
+        pq.read_table(out / "rounds" / f"000{number}" / "selected.parquet")["id"].to_pylist() for number in (1, 2)
+    ]
+    assert not set(chosen[0]) & set(chosen[1])
+    new = {row["id"] for number in (1, 2) for row in candidates(out, number)}
+    assert new.intersection([*chosen[0], *chosen[1]])
+    assert {row["generation_round"] for row in candidates(out, 2)} == {2}
+    # Of the pool, what round 1 featurised is known in round 2.
+    assert record(out, 2)["kept"] == len(candidates(out, 2)) > 15
+
+
+def test_a_generator_that_dries_up_ends_the_run_and_the_best_model_stands(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    async def behaviour(number: int, request: web.Request) -> web.StreamResponse:
+        return answered(sample((await request.json())["seed"]) if number < 6 else "no more")
+
+    with serving(behaviour) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, samples=6)
+        path.write_text(path.read_text().replace("pool: pool.jsonl\n", ""))
+        result = run(load_config(path, ["selection.k=6"]))
+    assert [arm.name for arm in result.summary.arms] == ["base", "round 1"]
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_nothing_but_rubbish_and_no_pool_is_a_clear_end(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("As a language model I cannot.")
+
+    with serving(behaviour) as server:
+        path = config(tmp_path, tiny_model_dir, server.url)
+        path.write_text(path.read_text().replace("pool: pool.jsonl\n", ""))
+        with pytest.raises(StageError, match="not one usable sample from the generator in round 1"):
+            run(load_config(path))
+    assert refused(tmp_path / "run") == {"no sample": 24}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": None}, "no url"),
+        ({"url": "ftp://host/v1"}, "http:// or https://"),
+        ({"url": "http://user:secret@host/v1"}, "user name or a key"),
+        ({"key_env": "sk-0123456789abcdef"}, "never the key"),
+        ({"source": "model", "url": None, "max_tokens": 5}, "max_tokens with source: model"),
+        ({"prompt": "{{ nonsense }}"}, "nonsense"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_asked(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session, settings: dict[str, Any], message: str
+) -> None:
+    with serving(good) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, **settings)
+        with pytest.raises(ConfigError, match=message) as caught:
+            write(path)
+    assert not server.requests
+    assert "secret" not in str(caught.value) and "0123456789abcdef" not in str(caught.value)
