@@ -27,7 +27,7 @@ from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
 from evoray.engine.round import STATES, play_round, used_ids
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
-from evoray.engine.selectors import is_featured, needs_of, source_identity, with_representation
+from evoray.engine.selectors import check_proxy, is_featured, needs_of, source_identity, with_representation
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
@@ -61,6 +61,7 @@ def run(
     config = config.model_copy(update={"features": with_representation(config.features, config.selection)})
     check_metric(config.features, config.selection)
     check_cascade(config.features, needs_of(config.selection))
+    check_proxy(config)
     Scoring.of(config.evaluation)  # what is wrong with it is said before anything starts
     storage = Storage(config.out)
     with run_lock(storage):

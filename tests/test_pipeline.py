@@ -219,7 +219,7 @@ def test_all_weights_can_be_trained_in_every_round(tiny_model_dir: Path, tmp_pat
         task, tiny_model_dir, tmp_path / "run", training={"epochs": 1, "batch_size": 2, "weights": "full", "workers": 1}
     )
     with pytest.raises(ConfigError, match=r"features\.refresh"):
-        load_config(config)
+        run(load_config(config))
     result = run(load_config(config, ["features.refresh=never"]))
     losses = [arm.loss.value for arm in result.summary.arms if arm.name in ("base", "round 1", "round 2")]
     assert losses == sorted(losses, reverse=True)

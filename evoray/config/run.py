@@ -72,18 +72,6 @@ class RunConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _proxy_can_follow(self) -> RunConfig:
-        follows = self.features.refresh == "each_round" and self.rounds > 1 and self.proxy_model == self.model
-        featured = self.selection.selector not in ("random", "all")
-        if self.training.weights == "full" and featured and follows:
-            raise ConfigError(
-                "training.weights: full with features.refresh: each_round",
-                "features that stay with the first proxy: they follow adapters, and no model that was trained whole",
-                "set features.refresh: never, or training.weights: lora",
-            )
-        return self
-
     @property
     def proxy_model(self) -> str:
         """The model that features are taken from."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from evoray.budget import Budget
-from evoray.config import FeatureConfig, SelectionConfig
+from evoray.config import FeatureConfig, RunConfig, SelectionConfig
 from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.selection.selector import Needs, Selector
@@ -52,6 +52,17 @@ def with_representation(features: FeatureConfig, config: SelectionConfig) -> Fea
     """The features that the configured selector works on. Raises ConfigError where they do not serve it."""
     needs = needs_of(config)
     return features.taken_for(needs.representation, only=needs.only)
+
+
+def check_proxy(config: RunConfig) -> None:
+    """Raise ConfigError where features should follow a model that is trained whole: they follow adapters."""
+    follows = config.features.refresh == "each_round" and config.rounds > 1 and config.proxy_model == config.model
+    if config.training.weights == "full" and follows and is_featured(config.selection):
+        raise ConfigError(
+            "training.weights: full with features.refresh: each_round",
+            "features that stay with the first proxy: they follow adapters, and no model that was trained whole",
+            "set features.refresh: never, or training.weights: lora",
+        )
 
 
 def source_identity(config: SelectionConfig) -> str | None:

@@ -80,6 +80,8 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
         compute=ray.data.ActorPoolStrategy(size=min(session.workers, len(pending))),
         **session.actor_options,
     )
+    # A unit may take as long as it takes: tries are counted here, and dead actors are noticed without this clock.
+    dataset.context.execution_no_progress_timeout_s = -1
     for record in dataset.iter_rows():
         if record["error"] is not None:
             raise record["error"]

@@ -13,7 +13,9 @@ import pytest
 
 from evoray import select
 from evoray.config import SELECTORS, SelectionConfig
+from evoray.config_file import build_config
 from evoray.engine.choose import choose, choose_from, open_shards, shard_needs
+from evoray.engine.selectors import check_proxy
 from evoray.engine.session import Session
 from evoray.engine.shards import ParquetTiles
 from evoray.errors import ConfigError, SelectionError
@@ -112,3 +114,16 @@ def test_what_a_selector_needs_and_the_features_do_not_have_is_said(tmp_path: Pa
         select(None, None, None, 1, str(tmp_path / "o"), selector="doubly_greedy", options={"over": 1})
     with pytest.raises(ConfigError, match=r"selection\.lambda"):
         select(None, None, None, 1, str(tmp_path / "o"), options={"lambda": 1})
+
+
+@pytest.mark.parametrize(("selector", "refused"), [("evoselect", True), ("random", False)])
+def test_features_follow_no_model_that_is_trained_whole(selector: str, refused: bool) -> None:
+    data = {"pool": "p", "target": "t", "training": {"weights": "full"}, "selection": {"selector": selector}}
+    check_proxy(build_config({**data, "rounds": 1}))
+    check_proxy(build_config({**data, "features": {"refresh": "never"}}))
+    config = build_config(data)
+    if refused:
+        with pytest.raises(ConfigError, match=r"features\.refresh"):
+            check_proxy(config)
+    else:
+        check_proxy(config)
