@@ -13,7 +13,17 @@ from evoray.config.section import Section
 from evoray.errors import ConfigError
 
 SELECTORS = (
-    *("all", "deita", "doubly_greedy", "entropy", "evoselect", "k_center", "kmeans_quality", "kmeans_random"),
+    *(
+        "all",
+        "deita",
+        "doubly_greedy",
+        "entropy",
+        "evoselect",
+        "k_center",
+        "kmeans_iterative",
+        "kmeans_quality",
+        "kmeans_random",
+    ),
     *("knn_kde", "knn_uniform", "least_confidence", "less", "margin", "qdit", "random", "round_robin", "uot"),
 )
 

@@ -49,13 +49,16 @@ class Clusters:
     trained: int  # rows that the centroids were trained on
 
 
-def cluster(shards: Shards, name: str, count: int, seed: int, iterations: int = 20) -> Clusters:
+def cluster(
+    shards: Shards, name: str, count: int, seed: int, iterations: int = 20, *, everyone: bool = False
+) -> Clusters:
     """Cluster the usable rows, at least `count`, in the state `name` of every shard, which has to be begun.
 
     The state then has `stack` (see `stacked.stack_of`) and `cluster_N`: int32, -1 for rows that are not usable.
+    everyone: the clusters are those of all rows, and `everyone_N` has the numbers of all.
     """
     scale = grid_scale(shards)
-    first = np.sort(np.concatenate(shards.call("tell", name, _prepare, seed, scale, count * TRAINED_ROWS)))
+    first = np.sort(np.concatenate(shards.call("tell", name, _prepare, seed, scale, count * TRAINED_ROWS, everyone)))
     trained = min(len(first), count * TRAINED_ROWS)
     shards.call("tell", name, _draw, first[trained - 1])
     drawn = sorted(entry for part in shards.call("tell", name, _first_drawn, count) for entry in part)[:count]
@@ -78,10 +81,12 @@ def cluster(shards: Shards, name: str, count: int, seed: int, iterations: int = 
     )
 
 
-def _prepare(shard: Shard, state: dict[str, Any], seed: int, scale: float, wanted: int) -> npt.NDArray[np.uint64]:
-    """Draw a number for each usable row; the smallest `wanted`."""
+def _prepare(
+    shard: Shard, state: dict[str, Any], seed: int, scale: float, wanted: int, everyone: bool
+) -> npt.NDArray[np.uint64]:
+    """Draw a number for each row that is clustered; the smallest `wanted`."""
     stack = stack_of(shard)
-    position_n = stack.usable_N.nonzero().flatten()
+    position_n = torch.arange(len(stack.ids)) if everyone else stack.usable_N.nonzero().flatten()
     # Not the number that the id gives alone: what is drawn from a cluster must not depend on where it began.
     key_n = random_keys((f"clusters\0{stack.ids[row]}" for row in position_n.tolist()), seed)
     state.update(stack=stack, scale=scale, position_n=position_n, key_n=key_n)
@@ -135,7 +140,7 @@ def _assign(_shard: Shard, state: dict[str, Any], centroids_CD: Array) -> npt.ND
     cluster_N = torch.empty(len(stack.ids), dtype=torch.int32)
     for span, features_BD in blocks(stack):
         cluster_N[span] = nearest(features_BD)
-    state["cluster_N"] = cluster_N.masked_fill_(~stack.usable_N, -1)
+    state["everyone_N"], state["cluster_N"] = cluster_N, cluster_N.masked_fill(~stack.usable_N, -1)
     del state["position_n"], state["trained_n"]
     return np.bincount(cluster_N[stack.usable_N].numpy(), minlength=len(centroids_CD)).astype(np.int64)
 

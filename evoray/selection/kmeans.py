@@ -69,7 +69,7 @@ def _draw_in_turn(shards: Shards, request: Request, clusters: int, iterations: i
     found = cluster(shards, NAME, count, request.seed, iterations)
     take_C = shared_out(found.sizes_C, request.rows)
     drawn: list[list[Drawn]] = [[] for _ in range(count)]
-    for part in shards.call("tell", NAME, _first_of_each, take_C, request.seed, column):
+    for part in shards.call("tell", NAME, first_of_each, take_C, request.seed, column):
         for number, entries in part.items():
             drawn[number].extend(entries)
     shards.call("close", NAME)
@@ -121,7 +121,7 @@ def _largest_first(sizes_C: npt.NDArray[np.int64]) -> list[int]:
     return order
 
 
-def _first_of_each(
+def first_of_each(
     shard: Shard, state: dict[str, Any], take_C: npt.NDArray[np.int64], seed: int, column: str | None
 ) -> dict[int, list[Drawn]]:
     """Of each cluster the rows of this shard with the largest keys, as many as the cluster gives."""

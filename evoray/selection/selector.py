@@ -44,6 +44,7 @@ class Needs:
     only: bool = False  # no other representation serves
     unit_rows: bool = True  # features of norm 1; otherwise as long as the model made them
     columns: tuple[str, ...] = ()  # of the candidates, beside features: source, quality, tokens
+    feedback: bool = False  # how well the model answers what earlier rounds chose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,8 @@ class Request:
 
     k: what quotas and caps are made of. rows: how many ranked picks to return, at least k: a budget in tokens is cut
     out of them by rank. seed: of all that is drawn. used: ids that earlier rounds took: the shards hold their rows,
-    and offer none of them. looped: more rounds follow or came before.
+    and offer none of them. looped: more rounds follow or came before. feedback: of rows that earlier rounds took, by
+    how much the gold answer scores higher than the model's own.
     """
 
     k: int
@@ -71,6 +73,7 @@ class Request:
     goal: Goal | None = None
     used: Sequence[str] = ()
     looped: bool = False
+    feedback: Mapping[str, float] = field(default_factory=dict, repr=False)
     progress: Callable[[int, int], None] = _nothing
     memory: Memory | None = field(default=None, repr=False)  # what earlier rounds used, in the diversity space
     start_g_M: Array | None = field(default=None, repr=False)  # potentials of the same target rows to start from

@@ -21,6 +21,7 @@ HOMES = {
     "entropy": "uncertainty:Entropy",
     "evoselect": "evoselect_selector:EvoSelect",
     "k_center": "k_center:KCenter",
+    "kmeans_iterative": "kmeans_iterative:KMeansIterative",
     "kmeans_quality": "kmeans:KMeansQuality",
     "kmeans_random": "kmeans:KMeansRandom",
     "knn_kde": "knn_kde:KnnKde",
