@@ -93,7 +93,7 @@ FIELDS = {
 
 CONFIG_KEYS = {
     "": "pool target model out store rounds seed labels patience generation reading lora features selection training "
-    "evaluation cluster",
+    "feedback evaluation cluster",
     "lora": "rank alpha target_modules",
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
@@ -106,6 +106,7 @@ CONFIG_KEYS = {
     "training": "weights epochs batch_size micro_batch_tokens packing learning_rate warmup_share schedule weight_decay "
     "max_grad_norm zero_stage offload workers precision checkpoint_steps early_stop from on_harm",
     "evaluation": "precision batch_tokens list_options scorer extract max_new_tokens control",
+    "feedback": "scorer max_new_tokens batch_tokens precision",
     "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
 }
 

@@ -17,7 +17,7 @@ from evoray.config.features import (
 from evoray.config.generation import GenerationConfig
 from evoray.config.run import ClusterConfig, PoolConfig, RunConfig, check_metric
 from evoray.config.section import Precision, Section
-from evoray.config.selection import SELECTORS, SelectionConfig, check_selector
+from evoray.config.selection import SELECTORS, FeedbackConfig, SelectionConfig, check_selector
 from evoray.config.training import SCORERS, EarlyStopConfig, EvaluationConfig, TrainingConfig
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "EarlyStopConfig",
     "EvaluationConfig",
     "FeatureConfig",
+    "FeedbackConfig",
     "GenerationConfig",
     "LoraConfig",
     "PoolConfig",

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from evoray.config.features import FeatureConfig, LoraConfig
 from evoray.config.generation import GenerationConfig
 from evoray.config.section import Section
-from evoray.config.selection import SelectionConfig
+from evoray.config.selection import FeedbackConfig, SelectionConfig
 from evoray.config.training import EvaluationConfig, TrainingConfig
 from evoray.errors import ConfigError
 
@@ -49,6 +49,7 @@ class RunConfig(Section):
     features: FeatureConfig = FeatureConfig()
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from evoray.budget import Budget
-from evoray.config.section import Section
+from evoray.config.section import Precision, Section
 from evoray.errors import ConfigError
 
 SELECTORS = (
@@ -37,6 +37,27 @@ def check_selector(name: str) -> None:
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
         known = f"one of {', '.join(SELECTORS)}, or a class of yours as package.module:Class"
         raise ConfigError(f"selection.selector: {name!r}", known, hint)
+
+
+class FeedbackConfig(Section):
+    """What later rounds learn from earlier ones, for selectors that ask: the model answers rows it was trained on."""
+
+    scorer: str = "likelihood"  # of an answer: mean log-likelihood a token, or package.module:function
+    max_new_tokens: int = Field(64, ge=1)  # of an answer
+    batch_tokens: int = Field(2048, ge=8)  # padded tokens of one batch
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _known_scorer(self) -> FeedbackConfig:
+        module, colon, function = self.scorer.partition(":")
+        own = bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
+        if self.scorer != "likelihood" and not own:
+            raise ConfigError(
+                f"feedback.scorer: {self.scorer!r}",
+                "likelihood, or a function of yours as package.module:function",
+                "correct the name",
+            )
+        return self
 
 
 class SelectionConfig(Section):

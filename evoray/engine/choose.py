@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -44,17 +44,19 @@ def choose(
     start_g_M: Array | None = None,
     notebook: Notebook | None = None,
     looped: bool = False,
+    feedback: Mapping[str, float] | None = None,
 ) -> Choice:
     """The picks of the configured selector over all tiles of a source, without the excluded ids.
 
     goal: needed by selectors that aim at a target. start_g_M: potentials of the same target rows that solves start
     from. notebook: where an interrupted call is gone on with; the caller clears it once the picks are kept. looped: the
-    call is one of several rounds. Raises SelectionError where more is asked for than there is.
+    call is one of several rounds. feedback: what those before learnt. Raises SelectionError where more is asked for
+    than there is.
     """
     storage = None if notebook is None else notebook.storage
     request = Request(
         k=1, rows=1, seed=seed, goal=goal, used=tuple(sorted(excluded)), looped=looped, progress=progress,
-        memory=memory, start_g_M=start_g_M,
+        memory=memory, start_g_M=start_g_M, feedback=feedback or {},
     )  # fmt: skip
     with open_shards(source, config, session, excluded, storage) as shards:
         if notebook is not None and config.selector == "evoselect":

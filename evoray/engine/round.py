@@ -17,6 +17,7 @@ from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import choose
 from evoray.engine.context import Context
 from evoray.engine.featurise import featurise
+from evoray.engine.feedback import feedback_before
 from evoray.engine.goals import goal_of
 from evoray.engine.journal import Notebook
 from evoray.engine.potentials import POTENTIALS, Recipe, write_potentials
@@ -37,6 +38,7 @@ STATES = (
     "evaluated",
     "control_trained",
     "control_evaluated",
+    "answered",
 )
 
 
@@ -154,7 +156,7 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
     with context.site.events.stage(f"align and select {number}", 1) as stage:
         choice = choose(
             source, goal, config.selection, seed, context.site.session, stage.share, used, memory, start_g_M,
-            _notebook(context, number), looped=config.rounds > 1,
+            _notebook(context, number), looped=config.rounds > 1, feedback=feedback_before(context, number),
         )  # fmt: skip
     prefix = Rounds.prefix(number)
     context.storage.write_table(f"{prefix}/picks.parquet", picks_table(choice.picks))

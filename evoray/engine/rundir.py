@@ -34,7 +34,7 @@ _MAY_CHANGE = {
 #: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
-    "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
+    "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, GenerationConfig, TrainingConfig
+from evoray.config import (
+    ClusterConfig,
+    EvaluationConfig,
+    FeatureConfig,
+    FeedbackConfig,
+    GenerationConfig,
+    TrainingConfig,
+)
 from evoray.errors import ConfigError
 from evoray.models.cache import cache_dir
 
@@ -22,7 +29,7 @@ _LOGICAL_PER_REAL = 2
 #: What Linux calls instructions that multiply bfloat16.
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
-_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig, GenerationConfig)
+_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig, GenerationConfig, FeedbackConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from evoray.config import FeatureConfig
 from evoray.engine.reuse import Known
 from evoray.engine.units import UnitResult, UnitWorker
-from evoray.pool import Split, drop_rows, normalise, read_span, read_target_split, rows_from_table
+from evoray.pool import Split, drop_rows, load_rows, normalise, read_span, read_target_split, rows_from_table
 from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Row, UnitSpan
 from evoray.storage import UnitStore
 
@@ -93,6 +93,23 @@ class KeptRows:
     @cached_property
     def _ids(self) -> set[str]:
         return set(self.rows.store.storage.read_table(self.key, ["id"])["id"].to_pylist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRows:
+    """Rows of a small file, in units of `unit_rows`."""
+
+    path: str
+    unit_rows: int
+    max_chars: int
+
+    def read(self, unit: int) -> list[Row]:
+        """The rows of one unit, in the order of the file."""
+        return self._rows[unit * self.unit_rows : (unit + 1) * self.unit_rows]
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return load_rows(self.path, self.max_chars)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

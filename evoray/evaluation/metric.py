@@ -59,8 +59,10 @@ def find_metric(name: str) -> Metric:
     return Metric(module=module, function=function, file=str(file), digest=_digest(file))
 
 
-def load_metric(metric: Metric) -> Judge:
+def load_metric(metric: Metric, *, bounded: bool = True) -> Judge:
     """Run the metric's module and return its function, which then checks what it is given back.
+
+    bounded: it gives verdicts, from 0 to 1; else any finite number.
 
     Raises ConfigError where the module is not to be had here, differs from the one that was found, cannot be imported,
     or has no such function. The function raises StageError for a value that is no verdict, and for an error of its own.
@@ -83,17 +85,17 @@ def load_metric(metric: Metric) -> Judge:
                 "a metric that judges every response, the empty one too",
                 "correct the function",
             ) from error
-        return _verdict(value, metric, row)
+        return _verdict(value, metric, row, bounded)
 
     return judge
 
 
-def _verdict(value: Any, metric: Metric, row: Row) -> float:
+def _verdict(value: Any, metric: Metric, row: Row, bounded: bool) -> float:
     number = isinstance(value, bool | int | float | np.bool_ | np.number)
-    if not number or not math.isfinite(value) or not 0 <= value <= 1:
+    if not number or not math.isfinite(value) or (bounded and not 0 <= value <= 1):
         raise StageError(
             f"{metric.module}:{metric.function} gave {value!r} for row {row.id}",
-            "True, False, or a number from 0 to 1",
+            "True, False, or a number from 0 to 1" if bounded else "a finite number",
             "correct the function",
         )
     return float(value)

@@ -7,8 +7,8 @@ score has the mean of the others. Rows are those that no round used; a round dra
 clusters are: what a cluster lacks goes to the others. (The published code draws fewer in later rounds.)
 
 Draws are apportioned rather than sampled: the i-th row of cluster c comes at (i + 1/2) / p_c, so that every prefix of
-the order has the clusters as near in proportion as whole rows allow. The clusters are those of all rows, used ones too, with a
-seed of their own: the same in all rounds, unless features follow the model.
+the order has the clusters as near in proportion as whole rows allow. The clusters are those of all rows, used ones too,
+with a seed of their own: the same in all rounds, unless features follow the model.
 """
 
 from __future__ import annotations
