@@ -41,8 +41,8 @@ def config(folder: Path, learner: Path, url: str | None, **generation: Any) -> P
 
 
 def write(path: Path, *overrides: str) -> Generated:
-    """One round of candidates, without a loop around it."""
-    return generate(load_config(path, overrides))
+    """One round of candidates, without a loop around it, and beside no pool."""
+    return generate(load_config(path, ["pool=null", *overrides]))
 
 
 def record(out: Path, number: int) -> dict[str, Any]:
@@ -88,11 +88,7 @@ def test_candidates_have_the_targets_shape_and_their_provenance(
         assert row["output"] == row["answer"] == str(a + b) in row["choices"]
         assert row["source"] == "generated/writer" and row["generation_tokens"] == 42 and row["generation_round"] == 1
         assert len(row["generation_examples"]) == 3 and set(row["generation_examples"]) <= align
-
-
-def test_only_align_rows_are_shown_to_the_generator(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
-    with serving(good) as server:
-        write(config(tmp_path, tiny_model_dir, server.url))
+    # Of the target, the generator is shown align rows alone.
     shown = {row["instruction"] for row in rows_of(tmp_path, "align")}
     texts = [request["messages"][-1]["content"] for request in server.requests]
     asked = {line.removeprefix("Question: ") for text in texts for line in text.splitlines() if "Question" in line}
@@ -114,11 +110,11 @@ def test_a_model_in_the_workers_writes_the_same_again(
     """A random model writes no sample: what it writes is looked at where it was set aside."""
     settings = {"source": "model", "model": str(tiny_model_dir), "max_new_tokens": 16, "examples": 1, "samples": 8}
     texts = []
-    for workers in (1, 2):
-        path = config(tmp_path / str(workers), tiny_model_dir, None, **settings)
-        facts = write(path, f"cluster.workers={workers}", "generation.unit_requests=4").facts
+    for time in ("first", "second"):
+        path = config(tmp_path / time, tiny_model_dir, None, **settings)
+        facts = write(path, "generation.unit_requests=4").facts
         assert facts["answered"] == 8 and facts["completion_tokens"] > 0
-        files = (tmp_path / str(workers) / "run" / "quarantine").glob("generated-*/*.parquet")
+        files = (tmp_path / time / "run" / "quarantine").glob("generated-*/*.parquet")
         rows = [row for file in sorted(files) for row in pq.read_table(file).to_pylist()]
         texts.append(sorted((row["id"], row["reason"], row["detail"]) for row in rows))
     assert texts[0] == texts[1] and len({detail for _, _, detail in texts[0]}) > 1
@@ -181,7 +177,7 @@ def test_every_kind_of_rubbish_is_set_aside_with_its_reason(
     with serving(behaviour) as server:
         facts = write(path, f"generation.url={server.url}", "cluster.workers=1").facts
     reasons = {
-        "control characters": 1, "duplicate": 3, "no options, cut off": 1, "answer not of the protocol": 1,
+        "control characters": 1, "duplicate": 3, "no response, cut off": 1, "answer not of the protocol": 1,
         "answer too large": 1, "no sample": 4,
     }  # fmt: skip
     assert facts["reasons"] == refused(tmp_path / "run") == reasons
@@ -260,7 +256,7 @@ def test_wrong_settings_are_refused_before_anything_is_asked(
     tmp_path: Path, tiny_model_dir: Path, ray_session: Session, settings: dict[str, Any], message: str
 ) -> None:
     with serving(good) as server:
-        path = config(tmp_path, tiny_model_dir, server.url, **settings)
+        path = config(tmp_path, tiny_model_dir, **{"url": server.url, **settings})
         with pytest.raises(ConfigError, match=message) as caught:
             write(path)
     assert not server.requests
