@@ -197,10 +197,9 @@ def test_the_same_answer_a_hundred_times_is_one_sample(
 
 def test_two_rounds_beside_a_pool(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
     with serving(good) as server:
-        first = run(load_config(config(tmp_path, tiny_model_dir, server.url)))
-        again = run(load_config(tmp_path / "config.yaml"))
-    assert len(server.requests) == 48
-    assert [arm.loss for arm in again.summary.arms] == [arm.loss for arm in first.summary.arms]
+        result = run(load_config(config(tmp_path, tiny_model_dir, server.url, samples=16)))
+    assert len(server.requests) == 32
+    assert [arm.name for arm in result.summary.arms] == ["base", "round 1", "round 2"]
     out = tmp_path / "run"
     chosen = [
         pq.read_table(out / "rounds" / f"000{number}" / "selected.parquet")["id"].to_pylist() for number in (1, 2)
@@ -210,7 +209,7 @@ def test_two_rounds_beside_a_pool(tmp_path: Path, tiny_model_dir: Path, ray_sess
     assert new.intersection([*chosen[0], *chosen[1]])
     assert {row["generation_round"] for row in candidates(out, 2)} == {2}
     # Of the pool, what round 1 featurised is known in round 2.
-    assert record(out, 2)["kept"] == len(candidates(out, 2)) > 15
+    assert record(out, 2)["kept"] == len(candidates(out, 2)) > 8
 
 
 def test_a_generator_that_dries_up_ends_the_run_and_the_best_model_stands(
