@@ -2,27 +2,33 @@
 
 One pool mixed from all files of a folder of pools, several targets, several seeds; every (target, selector, seed) is a
 cell that is trained and scored once: the same command goes on where it was interrupted, and with more selectors, seeds
-or targets only the new cells are made. The last line printed is one JSON object.
+or targets only the new cells are made. Cells are whole in themselves: `--merge` reports those of other runs (one a
+seed, say, on machines of one kind) together with these, and `--seeds` without a number makes none. The last line
+printed is one JSON object.
 
     python benchmarks/quality.py --data PATH --out DIR [--targets arc_challenge ...] [--seeds 0 1 2] [--selectors ...]
+        [--merge DIR/comparison/cells.jsonl ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
 from mixed_data import mix_pool, target_folder
 from rich.console import Console
+from sinkhorn_measures import cpu_name
 
 from evoray import compare
 from evoray.comparison_config import ComparisonConfig, build_comparison
 from evoray.config_file import apply_override
+from evoray.engine.comparison_summary import summarise_comparison
 from evoray.report.comparison import ComparisonSummary
+from evoray.report.comparison_markdown import render_comparison
 from evoray.report.display import Display
 
 _TARGETS = ["arc_challenge", "winogrande", "strategyqa", "bbh_logic"]
@@ -48,9 +54,12 @@ def main() -> None:
     """Run all cells, then print the report and the JSON object."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    result = compare(_config(options), display=Display(Console(stderr=True)))
-    print((options.out / "comparison" / "report.md").read_text())
-    print(json.dumps(_verdict(result.summary, options)))
+    if options.seeds:
+        compare(_config(options), display=Display(Console(stderr=True)))
+    cells = [cell for path in [options.out / "comparison" / "cells.jsonl", *options.merge] for cell in _cells(path)]
+    summary = summarise_comparison(cells, reference="random", pool={})
+    print(render_comparison(summary, "plots/"))
+    print(json.dumps(_verdict(summary, options)))
 
 
 def _options() -> argparse.Namespace:
@@ -59,7 +68,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--targets", nargs="+", default=_TARGETS)
     parser.add_argument("--selectors", nargs="+", default=list(_ENTRIES), choices=list(_ENTRIES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--merge", nargs="*", type=Path, default=[], help="cells of other runs, as .jsonl or .jsonl.gz")
     parser.add_argument("--k", default="96")
     parser.add_argument("--rows-per-file", type=int, default=200)
     parser.add_argument("--test-rows", type=int, default=500)
@@ -86,10 +96,28 @@ def _config(options: argparse.Namespace) -> ComparisonConfig:
     return build_comparison(data)
 
 
+def _cells(path: Path) -> list[dict[str, Any]]:
+    """Cells of a finished or interrupted comparison; none where there is no such file."""
+    if not path.is_file():
+        return []
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def _verdict(summary: ComparisonSummary, options: argparse.Namespace) -> dict[str, Any]:
-    """Where evoselect stands: against random on each target, and against the best selector in the mean."""
-    hardware = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
-    return {"summary": summary.to_json()["overall"], "k": options.k, "seeds": options.seeds, "hardware": hardware}
+    """Where evoselect stands: against random on each target, and against the best selector of each in the mean."""
+    ours = {group.target: group.result("evoselect") for group in summary.groups}
+    against = {target: one.against for target, one in ours.items() if one is not None and one.against is not None}
+    standings = [one for overall in summary.overall for one in overall.standings if one.selector == "evoselect"]
+    return {
+        "against_random": {target: [one.low, one.value, one.high] for target, one in against.items()},
+        "wins": sum(one.high < 0 for one in against.values()),
+        "targets": len(summary.groups),
+        "mean_gap_to_best": standings[0].mean_gap if standings else None,
+        "k": options.k,
+        "cells": summary.cells,
+        "hardware": f"{os.cpu_count()} x {cpu_name()}",
+    }
 
 
 if __name__ == "__main__":
