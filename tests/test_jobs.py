@@ -33,6 +33,11 @@ def test_the_example_configs_are_valid() -> None:
     assert (config.rounds, config.selection.k) == (2, 1000)
     smaller = load_config(EXAMPLE.with_name("small_proxy.yaml"))
     assert smaller.proxy_model != smaller.model
+    loops = {name: load_config(EXAMPLE.with_name(f"{name}.yaml")) for name in ("generated_rounds", "evoselect_paper")}
+    assert all(loop.pool is None and loop.generation is not None for loop in loops.values())
+    for name, selector in (("diverse_evol", "k_center"), ("kmq", "kmeans_iterative")):
+        loop = load_config(EXAMPLE.with_name(f"{name}.yaml"))
+        assert (loop.selection.selector, loop.training.start_from) == (selector, "base")
     comparison = load_comparison(EXAMPLE.with_name("comparison.yaml"))
     assert [entry.shown for entry in entries_with_tokens(comparison)] == ["random-tokens"]
 
