@@ -20,6 +20,7 @@ from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
 from evoray.engine.generate import Generator
+from evoray.engine.feedback import ANSWERED
 from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
@@ -169,7 +170,7 @@ def status(out: str) -> Mapping[str, Any]:
     records = Rounds(storage, Events(storage))
     return {
         "out": storage.uri,
-        "rounds": {int(name): records.states(int(name), STATES) for name in rounds},
+        "rounds": {int(name): records.states(int(name), (*STATES, ANSWERED)) for name in rounds},
         "finished": storage.exists(SUMMARY),
         "lock": storage.read_json("lock.json") if storage.exists("lock.json") else None,
     }

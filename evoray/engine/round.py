@@ -38,7 +38,6 @@ STATES = (
     "evaluated",
     "control_trained",
     "control_evaluated",
-    "answered",
 )
 
 
