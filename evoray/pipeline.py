@@ -19,8 +19,8 @@ from evoray.engine.candidates import Candidates, with_candidates
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
-from evoray.engine.generate import Generator
 from evoray.engine.feedback import ANSWERED
+from evoray.engine.generate import Generator
 from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
