@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from evoray.budget import Budget
-from evoray.config.section import Precision, Section
+from evoray.config.section import Precision, Section, names_own
 from evoray.errors import ConfigError
 
 SELECTORS = (
@@ -30,9 +30,7 @@ SELECTORS = (
 
 def check_selector(name: str) -> None:
     """Raise ConfigError for an unknown selector, with the nearest one."""
-    module, colon, kind = name.partition(":")
-    own = bool(colon) and all(part.isidentifier() for part in (*module.split("."), kind))
-    if name not in SELECTORS and not own:
+    if name not in SELECTORS and not names_own(name):
         near = difflib.get_close_matches(name, SELECTORS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
         known = f"one of {', '.join(SELECTORS)}, or a class of yours as package.module:Class"
@@ -49,9 +47,7 @@ class FeedbackConfig(Section):
 
     @model_validator(mode="after")
     def _known_scorer(self) -> FeedbackConfig:
-        module, colon, function = self.scorer.partition(":")
-        own = bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
-        if self.scorer != "likelihood" and not own:
+        if self.scorer != "likelihood" and not names_own(self.scorer):
             raise ConfigError(
                 f"feedback.scorer: {self.scorer!r}",
                 "likelihood, or a function of yours as package.module:function",

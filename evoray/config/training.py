@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evoray.config.section import Precision, Section
+from evoray.config.section import Precision, Section, names_own
 from evoray.errors import ConfigError
 
 SCORERS = ("auto", "loss", "choice", "exact_match")
@@ -65,9 +65,7 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _known_scorer(self) -> EvaluationConfig:
-        module, colon, function = self.scorer.partition(":")
-        named = all(part.isidentifier() for part in (*module.split("."), function)) if colon else False
-        if self.scorer not in SCORERS and not named:
+        if self.scorer not in SCORERS and not names_own(self.scorer):
             raise ConfigError(
                 f"evaluation.scorer: {self.scorer!r}",
                 f"one of {', '.join(SCORERS)}, or a function of yours as package.module:function",

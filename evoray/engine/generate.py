@@ -20,7 +20,7 @@ from evoray.engine.pools import Pool
 from evoray.engine.proxy import identify_model
 from evoray.engine.purse import Purse
 from evoray.engine.remote import in_task
-from evoray.engine.selected import value_counts
+from evoray.engine.selected import reason_counts
 from evoray.engine.site import Site, fingerprint
 from evoray.engine.stages import Target
 from evoray.engine.units import Work, run_units
@@ -108,7 +108,7 @@ def generate(generator: Generator, number: int, static: Pool | None, site: Site)
         stage.advance()
     commits = store.commits().values()
     total = {fact: sum(int(commit.facts.get(fact, 0)) for commit in commits) for fact in _COUNTED}
-    reasons = _reasons(site, quarantine)
+    reasons = reason_counts(storage, storage.keys(quarantine))
     return {**total, "dropped": dropped, "reasons": reasons, "kept": total["samples"] - dropped, "name": name}
 
 
@@ -205,12 +205,3 @@ def _text(row: Row) -> str:
 
 def _text_of_sample(question: str, response: str) -> str:
     return f"{question}\n{response}"
-
-
-def _reasons(site: Site, quarantine: str) -> dict[str, int]:
-    """How many samples were set aside, by reason."""
-    counts: dict[str, int] = {}
-    for key in site.storage.keys(quarantine):
-        for reason, count in value_counts(site.storage.read_table(key, ["reason"])["reason"]).items():
-            counts[reason] = counts.get(reason, 0) + count
-    return counts

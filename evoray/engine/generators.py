@@ -20,8 +20,8 @@ from evoray.engine.purse import Purse
 from evoray.engine.site import Source
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.errors import ConfigError
-from evoray.generation.endpoint import Answer, Endpoint, ask_all
-from evoray.generation.prompts import TEMPLATE, Prompt, Prompting
+from evoray.generation.endpoint import Endpoint, ask_all
+from evoray.generation.prompts import TEMPLATE, Answer, Prompt, Prompting
 from evoray.generation.shape import Refused, Sample, Shape
 from evoray.records import Quarantined
 from evoray.storage import Storage

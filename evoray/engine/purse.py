@@ -38,10 +38,6 @@ class _Purse:
         if self.tokens is not None:
             self.tokens -= read + written
 
-    def left(self) -> tuple[int | None, int | None]:
-        """(requests, tokens)."""
-        return self.requests, self.tokens
-
 
 class Purse:
     """A handle, which travels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -210,6 +210,15 @@ def chosen_sources(storage: Storage, key: str) -> dict[str, int]:
 def _chosen_sources(storage: Storage, key: str) -> dict[str, int]:
     table = storage.read_table(key)
     return value_counts(table["source"]) if "source" in table.column_names else {}
+
+
+def reason_counts(storage: Storage, keys: Iterable[str]) -> dict[str, int]:
+    """Rows set aside in some quarantine tables, by reason."""
+    counts: dict[str, int] = {}
+    for key in keys:
+        for reason, count in value_counts(storage.read_table(key, ["reason"])["reason"]).items():
+            counts[reason] = counts.get(reason, 0) + count
+    return counts
 
 
 def value_counts(column: pa.ChunkedArray) -> dict[str, int]:

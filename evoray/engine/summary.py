@@ -13,7 +13,7 @@ from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
 from evoray.engine.rundir import Rounds, environment
-from evoray.engine.selected import chosen_sources, value_counts
+from evoray.engine.selected import chosen_sources, reason_counts, value_counts
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
@@ -247,17 +247,11 @@ def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
         truncated = sum(int(commit.facts["truncated"]) for commit in whole.store.commits().values())
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
-    for key in (key for prefix in prefixes for key in context.site.storage.keys(prefix)):
-        _add_reasons(counts, context.site.storage, key, "")
+    storage = context.site.storage
+    counts |= reason_counts(storage, (key for prefix in prefixes for key in storage.keys(prefix)))
     splits = (context.align, context.validate, target)
-    for key in sorted({split.quarantine for split in splits if split.quarantine is not None}):
-        _add_reasons(counts, context.site.storage, key, "target: ")
-    return counts
-
-
-def _add_reasons(counts: dict[str, int], storage: Storage, key: str, label: str) -> None:
-    for reason, count in value_counts(storage.read_table(key, ["reason"])["reason"]).items():
-        counts[label + reason] = counts.get(label + reason, 0) + count
+    keys = sorted({split.quarantine for split in splits if split.quarantine is not None})
+    return counts | {f"target: {reason}": count for reason, count in reason_counts(storage, keys).items()}
 
 
 def timings(storage: Storage) -> dict[str, float]:

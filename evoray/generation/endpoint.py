@@ -21,7 +21,7 @@ import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from evoray.errors import ConfigError, StageError
-from evoray.generation.prompts import Prompt
+from evoray.generation.prompts import Answer, Prompt
 from evoray.generation.shape import Refused
 
 #: Bytes of one answer; a sample has a few thousand.
@@ -29,21 +29,6 @@ MAX_BYTES = 4 * 2**20
 #: Seconds that a server may ask to wait.
 LONGEST_PAUSE = 120.0
 _PASSING = {408, 409, 425, 429}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a generator wrote, and what it cost."""
-
-    text: str
-    cut_off: bool  # by the limit of tokens
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def tokens(self) -> int:
-        """What it cost."""
-        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

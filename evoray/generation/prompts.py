@@ -41,6 +41,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a generator wrote, and what it cost."""
+
+    text: str
+    cut_off: bool  # by the limit of tokens
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """What it cost."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompting:
     """How requests are made of the align rows."""
 
@@ -60,7 +75,7 @@ class Prompting:
         return hashlib.sha256(self.template.encode()).hexdigest()[:12]
 
     def prompt(self, rows: Sequence[Row], shape: Shape, number: int) -> Prompt:
-        """Request `number` (all rounds count on). Raises TargetError where no row can be shown."""
+        """Request `number` of a round. Raises TargetError where no row can be shown."""
         usable = sorted((row for row in rows if shape.serves(row)), key=lambda row: row.id)
         if not usable:
             raise TargetError(

@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.errors import ConfigError
-from evoray.generation.endpoint import Answer
-from evoray.generation.prompts import Prompt
+from evoray.generation.prompts import Answer, Prompt
 from evoray.models.chat import encode_prompts
 from evoray.models.generating import Sampling, context_of, write
 from evoray.records import Message, Row

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,21 +9,11 @@ from transformers import PreTrainedModel
 from evoray.evaluation.feedback import gold_advantage
 from evoray.evaluation.generation import generate
 from evoray.models.chat import encode
-from evoray.models.loading import load_model
 from evoray.records import Message, Row
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 NEW = 12
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> PreTrainedModel:
-    loaded = load_model(str(tiny_model_dir))
-    with torch.no_grad():
-        for weight in loaded.parameters():
-            weight.mul_(4.0)
-    return loaded
 
 
 def row(number: int, question: str, answer: str) -> Row:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,23 +12,12 @@ from evoray.errors import ConfigError
 from evoray.evaluation.generation import generate
 from evoray.models import generating
 from evoray.models.chat import encode, encode_prompts, end_of_turn
-from evoray.models.loading import load_model
 from evoray.records import Message, Row
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 END = TOKENIZER.eos_token_id
 NEW = 12
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> PreTrainedModel:
-    """As workers load it, with larger weights: those of the usual size predict almost evenly, with many near ties."""
-    loaded = load_model(str(tiny_model_dir))
-    with torch.no_grad():
-        for weight in loaded.parameters():
-            weight.mul_(4.0)
-    return loaded
 
 
 def ask(number: int, question: str) -> Row:

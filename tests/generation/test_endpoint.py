@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from evoray.errors import ConfigError, EvorayError, StageError
-from evoray.generation.endpoint import MAX_BYTES, Answer, Endpoint, ask_all
-from evoray.generation.prompts import Prompt
+from evoray.generation.endpoint import MAX_BYTES, Endpoint, ask_all
+from evoray.generation.prompts import Answer, Prompt
 from evoray.generation.shape import Refused
 from tests.generation.server import answered, serving
 
