@@ -47,6 +47,20 @@ class Budget:
         return min(pool, max(1, round(self.tokens / mean_tokens)))
 
 
+def per_round(value: int | float | str, rounds: int) -> int | float | str:
+    """An equal part of a budget for each of several rounds. Raises ConfigError for rows that do not divide."""
+    budget = Budget.of(value)
+    if budget.rows is not None and budget.rows % rounds:
+        raise ConfigError(
+            f"a budget of {budget.rows} rows over {rounds} rounds",
+            f"a multiple of {rounds} rows",
+            "give another budget, or another number of rounds",
+        )
+    if budget.rows is not None:
+        return budget.rows // rounds
+    return f"{max(1, (budget.tokens or 0) // rounds)}tok" if budget.share is None else budget.share / rounds
+
+
 def _number(text: str) -> float | int:
     try:
         return float(text) if "." in text else int(text)

@@ -14,7 +14,8 @@ from typing import Any
 from evoray.comparison_config import ComparisonConfig
 from evoray.config import check_metric
 from evoray.engine.bench import Bench, entries_of
-from evoray.engine.cell_models import jobs_of, train_all
+from evoray.engine.cell_loops import check_loops, play_loop
+from evoray.engine.cell_models import CellModel, jobs_of, train_all
 from evoray.engine.cell_selections import Wanted, select_all
 from evoray.engine.cells import model_cell, untrained_cell
 from evoray.engine.comparison_summary import summarise_comparison
@@ -25,7 +26,6 @@ from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import Scores, score, scores_name
 from evoray.engine.summary import mean_tokens, source_counts
-from evoray.engine.trainer import TrainJob
 from evoray.evaluation.scoring import Scoring
 from evoray.report.comparison import ComparisonSummary
 from evoray.report.comparison_markdown import headline, render_comparison
@@ -49,8 +49,10 @@ def compare(config: ComparisonConfig, *, display: Display | None = None) -> Comp
 
     Raises UserError's children for wrong input, StageError where a stage cannot finish.
     """
-    for entry in entries_of(config):
+    entries = entries_of(config)
+    for entry in entries:
         check_metric(entry.features, entry.selection)
+    check_loops(config, entries)
     Scoring.of(config.evaluation)
     storage = Storage(config.out)
     with run_lock(storage), session(config.cluster) as workers:
@@ -72,28 +74,30 @@ def _play(bench: Bench, seed: int) -> list[dict[str, Any]]:
         for target in config.targets
         for budget in (config.budgets if entry.selection.selector != "all" else config.budgets[:1])
     ]
-    selections = select_all(bench, wanted)
-    jobs = jobs_of(bench, selections)
-    trained = train_all(bench, jobs)
+    loops = {one: play_loop(bench, one) for one in wanted if one.entry.rounds > 1}
+    played = {one: loop.selection for one, loop in loops.items()}
+    selections = select_all(bench, [one for one in wanted if one not in loops], played)
+    models = train_all(bench, jobs_of(bench, selections)) | {one: loop.model for one, loop in loops.items()}
     cells = []
     for target in config.targets:
-        scores = _score(bench, target, {one: job for one, job in jobs.items() if one.target == target})
+        scores = _score(bench, target, {one: models[one] for one in wanted if one.target == target})
         for one, (found, identity) in scores.items():
-            cell = model_cell(one, found, identity, selections[one], trained[one], jobs[one].identity)
+            cell = model_cell(one, found, identity, selections[one], models[one])
             bench.site.storage.write_json(f"cells/{cell['cell']}.json", cell)
             cells.append(cell)
     return cells
 
 
-def _score(bench: Bench, target: str, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, tuple[Scores, str]]:
+def _score(bench: Bench, target: str, trained: Mapping[Wanted, CellModel]) -> dict[Wanted, tuple[Scores, str]]:
     """Scores of models on a target's test rows, and their fingerprints."""
     rows = bench.target(target, "test", bench.config.seeds[0])
-    models = {one.shown: Checkpoint.of(bench.config.model, bench.model_identity, job.out) for one, job in jobs.items()}
+    name, identity = bench.config.model, bench.model_identity
+    models = {one.shown: Checkpoint.of(name, identity, model.weights) for one, model in trained.items()}
     evaluation, max_tokens = bench.config.evaluation, bench.config.features.max_tokens
     found = score(models, rows, evaluation, max_tokens, bench.site)
     scoring = Scoring.of(bench.site.session.settled(evaluation))
     names = {name: scores_name(model, rows, scoring, max_tokens) for name, model in models.items()}
-    return {one: (found[one.shown], names[one.shown]) for one in jobs}
+    return {one: (found[one.shown], names[one.shown]) for one in trained}
 
 
 def _untrained(bench: Bench, target: str) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from evoray.budget import Budget
+from evoray.budget import Budget, per_round
 from evoray.config import (
     ClusterConfig,
     EvaluationConfig,
     FeatureConfig,
+    FeedbackConfig,
     LoraConfig,
     PoolConfig,
     Section,
@@ -41,6 +42,8 @@ class EntryConfig(Section):
     options: dict[str, Any] = {}  # of the selector
     features: dict[str, Any] = {}  # keys of the section `features` that differ
     selection: dict[str, Any] = {}  # keys of the section `selection` that differ
+    training: dict[str, Any] = {}  # keys of the section `training` that differ
+    rounds: int = Field(1, ge=1)  # of a loop; its rounds share the budget in equal parts
     tokens_of: str | None = None  # choose as many tokens as another entry did, and train for as many steps
 
     @property
@@ -70,6 +73,7 @@ class ComparisonConfig(Section):
     features: FeatureConfig = FeatureConfig()
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -110,7 +114,25 @@ class ComparisonConfig(Section):
                 )
         for budget in self.budgets:
             Budget.of(budget)
+        for entry in self.selectors:
+            self._check_loop(entry)
         return self
+
+    def _check_loop(self, entry: EntryConfig) -> None:
+        if "workers" in entry.training:
+            raise ConfigError(
+                f"selectors: {entry.shown} with training.workers",
+                "one number of training workers, which several trainings share",
+                "set it in the section training",
+            )
+        if entry.rounds > 1 and (entry.tokens_of is not None or entry.selector == "all"):
+            raise ConfigError(
+                f"selectors: {entry.shown} with rounds: {entry.rounds}",
+                "rounds of a selector that has a budget of its own",
+                "leave rounds or tokens_of out, or choose another selector",
+            )
+        for budget in self.budgets:
+            per_round(budget, entry.rounds)
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> ComparisonConfig:

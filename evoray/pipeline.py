@@ -14,7 +14,7 @@ from evoray.config import (
     RunConfig,
     check_metric,
 )
-from evoray.engine.arms import ARMS, best_round, evaluate_arms
+from evoray.engine.arms import best_round
 from evoray.engine.candidates import Candidates, with_candidates
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
@@ -26,7 +26,7 @@ from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
-from evoray.engine.round import STATES, play_round, used_ids
+from evoray.engine.round import STATES, play_round, score_untrained, used_ids
 from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
 from evoray.engine.selectors import check_proxy, is_featured, needs_of, source_identity, with_representation
 from evoray.engine.session import session
@@ -73,34 +73,36 @@ def run(
             store = storage if config.store is None else Storage(config.store)
             site = Site(storage=store, session=workers, events=Events(storage, display))
             prepared, candidates = _prepare(config, storage, site)
-            prepared.rounds.step(0, "evaluated", lambda: evaluate_arms(prepared, 0, ARMS[:1]))
-            context = _play(prepared, candidates)
+            score_untrained(prepared)
+            context, ending = _play(prepared, candidates)
             best = best_round(context, context.config.rounds)
-            summary = summarise_run(context, best, command)
+            summary = summarise_run(context, best, command, ending)
             storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)  # stages keep their order
             storage.write(REPORT, render(summary).encode())
     return RunResult(out=storage.uri, best=best, summary=summary)
 
 
-def _play(prepared: Context, candidates: Candidates) -> Context:
+def _play(prepared: Context, candidates: Candidates) -> tuple[Context, str | None]:
     """Play rounds up to the config's number, or until one has nothing to choose from, or several made nothing better.
 
-    The context of the last one that was played, with the number of rounds in its config.
+    The context of the last one that was played, with the number of rounds in its config; and why there are no more.
     """
     context, asked, patience = prepared, prepared.config.rounds, prepared.config.patience
-    note, played = prepared.site.events.display.note, 0
+    played, ending = 0, None
     for number in range(1, asked + 1):
         grown = with_candidates(prepared, candidates, number, len(used_ids(prepared, number, "selected")))
         if grown is None:
-            note(f"round {number}: no usable candidate is left; the run ends, and the best model so far stands")
+            ending = f"round {number} has no usable candidate left, and the best model so far stands"
             break
         context, played = grown, number
         play_round(context, number)
         since = number - best_round(context, number)
         if patience is not None and since >= patience and number < asked:
-            note(f"round {number}: {since} rounds without a better model; the run ends (patience)")
+            ending = f"{since} rounds up to round {number} made no better model (patience)"
             break
-    return replace(context, config=prepared.config.model_copy(update={"rounds": played}))
+    if ending is not None:
+        prepared.site.events.display.note(f"the run ends: {ending}")
+    return replace(context, config=prepared.config.model_copy(update={"rounds": played})), ending
 
 
 def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, Candidates]:

@@ -15,6 +15,7 @@ from evoray.engine.session import Session, session
 from evoray.pipeline import RunResult, run
 from tests.commands import Command
 from tests.file_watch import Opened
+from tests.processes import marked
 from tests.tiny import build_tiny_model
 from tests.tiny_run import write_flawed_task, write_run_config
 from tests.tiny_task import write_task
@@ -83,3 +84,10 @@ def task(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(task: Path, tiny_model_dir: Path, tmp_path: Path) -> Path:
     return write_run_config(task, tiny_model_dir, tmp_path / "run")
+
+
+@pytest.fixture
+def mark() -> Iterator[dict[str, str]]:
+    """Environment of processes that are ended with the test, whatever they started."""
+    with marked() as environment:
+        yield environment

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from evoray import ComparisonConfig, compare
+from evoray import ComparisonConfig, RunConfig, compare, run
 from evoray.comparison_config import build_comparison, load_comparison
 from evoray.engine.session import Session
 from evoray.errors import ConfigError
 from tests.tiny_task import write_task
 
 K = 6
+BOTH = 16  # rows of two rounds
 OWN = """
 from evoray import Choice, Needs, Selector
 from evoray.selection.ranking import best
@@ -96,6 +97,47 @@ def test_a_comparison_goes_on_with_more_selectors_and_does_nothing_twice(
     assert summary["missing"] in (None, 0) if "missing" in summary else True
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_loop_is_the_run_of_the_same_settings(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
+    task = write_task(tmp_path / "task")
+    loops: list[Any] = [
+        {"selector": "k_center", "rounds": 2, "training": {"from": "base"}},
+        {"selector": "kmeans_iterative", "rounds": 2, "options": {"clusters": 2}, "features": {"refresh": "never"}},
+        {"selector": "random", "name": "random-tokens", "tokens_of": "k_center"},
+    ]
+    given = settings(task, tiny_model_dir, tmp_path / "out", selectors=loops, budgets=[BOTH])
+    found = finished(build_comparison(given))
+    of_run = {key: given[key] for key in ("pool", "model", "reading", "lora", "cluster")}
+    of_run |= {"target": str(task / "target"), "rounds": 2, "seed": 0, "evaluation": {"control": False}}
+    alone = RunConfig.model_validate(
+        {
+            **of_run,
+            "features": {**given["features"], "seed": 0},
+            "selection": {**given["selection"], "selector": "k_center", "k": BOTH // 2},
+            "training": {**given["training"], "from": "base"},
+            "out": str(tmp_path / "alone"),
+        }
+    )
+    run(alone)
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "alone/rounds").glob("*/selected.json"))]
+    loop, matched = found["k_center", str(BOTH)], found["random-tokens", str(BOTH)]
+    assert loop["ids"] == [row_id for record in records for row_id in record["ids"]]
+    summary = json.loads((tmp_path / "alone/summary.json").read_text())
+    assert loop["loss"] == summary["arms"][-1]["loss"]["value"]
+    assert (loop["rows"], loop["facts"]["rounds"], loop["decile"]) == (BOTH, 2, None)
+    assert loop["steps"] == matched["steps"] + -(
+        -BOTH // 2 // given["training"]["batch_size"]
+    )  # both rounds are paid for
+    reweighted = found["kmeans_iterative", str(BOTH)]
+    assert reweighted["facts"]["clusters_scored"] and len(set(reweighted["ids"])) == BOTH
+    assert reweighted["distance"] > 0 and sum(reweighted["sources"].values()) == BOTH
+
+    records_before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/loops").rglob("*.json")}
+    assert finished(build_comparison(given)) == found
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/loops").rglob("*.json")} == records_before
+
+
 def check_what_was_chosen(found: Mapping[tuple[Any, Any], Mapping[str, Any]], task: Path) -> None:
     """The own selector's picks by a sort of its own; equal tokens of the random rows; measures of all."""
     rows = [json.loads(line) for line in (task / "pool.jsonl").read_text().splitlines()]
@@ -127,6 +169,11 @@ def check_what_was_chosen(found: Mapping[tuple[Any, Any], Mapping[str, Any]], ta
         ({"selectors": ["random"], "budgets": ["ten"]}, "100000tok"),
         ({"selectors": ["random"], "targets": ["a/x.jsonl", "b/x.jsonl"]}, "different names"),
         ({"selectors": ["random"], "sedes": [1]}, "did you mean 'seeds'"),
+        ({"selectors": [{"selector": "less", "rounds": 4}]}, "6 rows over 4 rounds"),
+        ({"selectors": [{"selector": "all", "rounds": 2}]}, "a budget of its own"),
+        ({"selectors": [{"selector": "less", "training": {"workers": 2}}]}, "section training"),
+        ({"selectors": [{"selector": "less", "training": {"epoch": 2}}]}, "did you mean 'epochs'"),
+        ({"selectors": [{"selector": "less", "rounds": 2, "training": {"weights": "full"}}]}, "refresh"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_starts(

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,7 +17,8 @@ from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.single import select
 from tests.conftest import FinishedRun
-from tests.processes import alive, ended, marked
+from tests.killed_run import kill_after_each
+from tests.processes import alive, ended
 from tests.tiny_run import (
     FLAWS,
     ROUNDS,
@@ -36,8 +31,6 @@ from tests.tiny_run import (
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
-
-_SECONDS = 900.0  # for one start of a run to reach its next record, on a machine that does other things too
 
 
 def test_a_run_leaves_a_record_of_every_transition_and_the_promised_files(finished_run: FinishedRun) -> None:
@@ -137,12 +130,6 @@ def test_features_and_picks_do_not_depend_on_workers_and_shards(
     )
 
 
-@pytest.fixture
-def mark() -> Iterator[dict[str, str]]:
-    with marked() as environment:
-        yield environment
-
-
 @pytest.mark.parametrize(
     ("rounds", "arms"), [(1, ["adapter"]), pytest.param(ROUNDS, ["adapter", "control"], marks=pytest.mark.soak)]
 )
@@ -154,46 +141,13 @@ def test_killing_the_driver_after_each_transition_changes_nothing(
     config = write_run_config(task, tiny_model_dir, out, rounds=rounds, evaluation={"control": "control" in arms})
     states = [state for state in STATES if "control" in arms or not state.startswith("control")]
     kills = [(number, state) for number in range(1, rounds + 1) for state in states]
-    killed = 0
-    for number, state in kills:
-        record = out / "rounds" / f"{number:04d}" / f"{state}.json"
-        if not record.exists():
-            process = start(config, mark)
-            if state == "trained":  # this one is cut off in the middle: after a step whose checkpoint is there
-                record = out / "checkpoints" / "rounds" / f"{number:04d}" / "adapter" / "step-000001.json"
-            wait_for(record, process, tmp_path)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            killed += 1
+    killed = kill_after_each(config, out, kills, mark)
     assert killed > len(kills) // 2, "most transitions were cut off one by one"
-    last = start(config, mark)
-    assert last.wait(_SECONDS) == 0, (tmp_path / "errors.txt").read_text()
     undisturbed = outcome(finished_run.out, rounds, arms)
     for name, value in outcome(out, rounds, arms).items():
         assert value == undisturbed[name], name
     assert set(unit_files(out).values()) == {(1, 1)}
     assert ended(mark, 60.0), [process.cmdline() for process in alive(mark)]
-
-
-def start(config: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:
-    """`evoray run` in a session of its own, as a shell would start it."""
-    with (config.parent.parent / "errors.txt").open("wb") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", "evoray.cli", "run", str(config)],
-            env={**os.environ, **mark},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-        )
-
-
-def wait_for(record: Path, process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Until the record is there. Fails where the process ends before."""
-    deadline = time.monotonic() + _SECONDS
-    while not record.exists():
-        assert process.poll() is None, f"ended before {record.name}: {(folder / 'errors.txt').read_text()}"
-        assert time.monotonic() < deadline, f"no {record.name} in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.soak

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from evoray.comparison_config import ComparisonConfig, EntryConfig
-from evoray.config import FeatureConfig, SelectionConfig
+from evoray.config import FeatureConfig, SelectionConfig, TrainingConfig
 from evoray.engine.featurise import featurise
 from evoray.engine.pools import Pool, read_pool
-from evoray.engine.proxy import identify_model, ready_proxy
+from evoray.engine.proxy import Proxy, identify_model, ready_proxy
 from evoray.engine.selectors import is_featured, needs_of, with_representation
 from evoray.engine.shards import StoredTiles
 from evoray.engine.site import Site, fingerprint
@@ -22,7 +22,6 @@ from evoray.engine.stored import POOL, Features, read_features
 from evoray.errors import ConfigError, TargetError
 from evoray.selection.selector import Goal, Matrix
 
-#: Of warm-up and sketch, unless the config has its own: features do not vary with the seeds of a comparison.
 _FEATURE_SEED = 0
 _TENTHS = 10
 _DECILE = "evoray.selection.decile:Decile"
@@ -36,6 +35,8 @@ class Entry:
     kind: str  # selection or decile
     selection: SelectionConfig
     features: FeatureConfig
+    training: TrainingConfig
+    rounds: int = 1  # more than one: of a loop
     tokens_of: str | None = None
 
     @property
@@ -73,8 +74,15 @@ def _entry(config: ComparisonConfig, entry: EntryConfig, kind: str) -> Entry:
         kind=kind,
         selection=selection,
         features=with_representation(features, selection),
+        training=TrainingConfig.model_validate({**config.training.model_dump(by_alias=True), **entry.training}),
+        rounds=entry.rounds,
         tokens_of=entry.tokens_of,
     )
+
+
+def feature_seed(config: FeatureConfig) -> int:
+    """Of warm-up and sketch: features do not vary with the seeds of a comparison, unless the config has its own."""
+    return _FEATURE_SEED if config.seed is None else config.seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +156,20 @@ class Bench:
             self._representations[key] = self._featurise(config)
         return self._representations[key]
 
-    def _featurise(self, config: FeatureConfig) -> Representation:
-        seed = _FEATURE_SEED if config.seed is None else config.seed
+    def proxy(self, config: FeatureConfig) -> Proxy:
+        """The model that features are taken from, warmed up."""
         model = config.proxy_model(self.config.model)
         same = model == self.config.model
         identity = self.model_identity if same else identify_model(model, self.site.events)
-        proxy = ready_proxy(model, identity, config, self.config.lora, seed, self.pool, self.site)
+        return ready_proxy(model, identity, config, self.config.lora, feature_seed(config), self.pool, self.site)
+
+    def _featurise(self, config: FeatureConfig) -> Representation:
+        proxy = self.proxy(config)
         cut = self.config.seeds[0]
         splits = {f"{name} {split}": (name, split) for name in self.config.targets for split in ("align", "validate")}
         sources = {POOL: self.pool.source}
         sources |= {title: self.target(name, split, cut).source for title, (name, split) in splits.items()}
-        found = featurise(sources, proxy, config, seed, self.site)
+        found = featurise(sources, proxy, config, feature_seed(config), self.site)
         rows: dict[str, dict[str, np.ndarray[Any, Any]]] = {name: {} for name in self.config.targets}
         for title, (name, _) in splits.items():
             ids, matrix = read_features(found[title])

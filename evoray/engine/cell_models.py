@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evoray.config import TrainingConfig
 from evoray.engine.bench import Bench
 from evoray.engine.cell_selections import Wanted, rows_at
 from evoray.engine.site import fingerprint
@@ -15,27 +16,38 @@ from evoray.models.folder import Folder
 from evoray.training.order import steps_of
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellModel:
+    """What was trained for a cell."""
+
+    facts: Mapping[str, Any]  # rows, row_tokens, steps, tokens, seconds
+    weights: Folder | None  # None: a loop went back to the untrained model
+    identity: str
+
+
 def jobs_of(bench: Bench, selections: Mapping[Wanted, Mapping[str, Any]]) -> dict[Wanted, TrainJob]:
-    """The training of each selection; equal ones have the same folder."""
+    """The training of each selection (loops have theirs behind them); equal ones have the same folder."""
     steps = {
-        (one.entry.name, one.target, one.budget, one.seed): _steps(bench, len(record["ids"]))
+        (one.entry.name, one.target, one.budget, one.seed): _steps(one.entry.training, len(record["ids"]))
         for one, record in selections.items()
     }
     found: dict[Wanted, TrainJob] = {}
     for one, record in selections.items():
+        if one.entry.rounds > 1:
+            continue
         matched = one.entry.tokens_of
         fixed = None if matched is None else steps[matched, one.target, one.budget, one.seed]
         found[one] = _job(bench, one, record, fixed)
     return found
 
 
-def _steps(bench: Bench, rows: int) -> int:
-    return steps_of(rows, bench.config.training.batch_size, bench.config.training.epochs)
+def _steps(training: TrainingConfig, rows: int) -> int:
+    return steps_of(rows, training.batch_size, training.epochs)
 
 
 def _job(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None) -> TrainJob:
     config, site = bench.config, bench.site
-    training = site.session.settled(config.training)
+    training = site.session.settled(one.entry.training)
     looked = bench.target(one.target, "validate", one.seed).source if training.early_stop else None
     job = TrainJob(
         name=one.shown,
@@ -61,8 +73,8 @@ def _job(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None
     return replace(job, out=Folder(storage=site.storage, prefix=f"models/{job.identity}"))
 
 
-def train_all(bench: Bench, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, dict[str, Any]]:
-    """Facts of every training; those that are done are read."""
+def train_all(bench: Bench, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, CellModel]:
+    """The model of every training; those that are done are read."""
     distinct = {job.identity: job for job in jobs.values()}
     pending = [job for job in distinct.values() if job.outcome() is None]
     size = bench.config.launch
@@ -70,7 +82,9 @@ def train_all(bench: Bench, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, dic
     if batches:
         _train_batches(bench, batches, len(pending))
     facts = {identity: job.outcome() or {} for identity, job in distinct.items()}
-    return {one: facts[job.identity] for one, job in jobs.items()}
+    return {
+        one: CellModel(facts=facts[job.identity], weights=job.out, identity=job.identity) for one, job in jobs.items()
+    }
 
 
 def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], total: int) -> None:

@@ -53,16 +53,21 @@ class _Ready:
     identity: str
 
 
-def select_all(bench: Bench, wanted: Sequence[Wanted]) -> dict[Wanted, dict[str, Any]]:
-    """Records of selections: ids, digest, seconds, facts, sources, distances. Those that are known are read."""
-    found: dict[Wanted, dict[str, Any]] = {}
+def select_all(
+    bench: Bench, wanted: Sequence[Wanted], loops: Mapping[Wanted, dict[str, Any]] | None = None
+) -> dict[Wanted, dict[str, Any]]:
+    """Records of selections: ids, digest, seconds, facts, sources, distances. Those that are known are read.
+
+    loops: records of what loops chose, which others may match in tokens; they are given back among all.
+    """
+    found: dict[Wanted, dict[str, Any]] = dict(loops or {})
     first = [one for one in wanted if one.entry.tokens_of is None]
     for group in (first, [one for one in wanted if one.entry.tokens_of is not None]):
         ready = [_prepare(bench, one, _of(found, one)) for one in group]
         _make(bench, [one for one in ready if not bench.site.storage.exists(_record(one.identity))])
         for one in ready:
             record = bench.site.storage.read_json(_record(one.identity))
-            found[one.wanted] = {**record, **_measured(bench, one, record)}
+            found[one.wanted] = {**record, **measured(bench, one.wanted, record)}
     return found
 
 
@@ -133,14 +138,13 @@ def _choose(bench: Bench, one: _Ready, shards: RayShards) -> None:
     tiles = sorted(set(picks["tile"].to_pylist()))
     units = units_of(bench.pool.units, tiles)
     digest = write_selected(storage, _rows(one.identity), picks, one.aimed, 1, bench.pool.rows, units)
-    facts = {key: value for key, value in choice.facts.items() if key not in ("trace", "potentials")}
     record = {
         "identity": one.identity,
         "ids": picks["id"].to_pylist(),
         "digest": digest,
         "tiles": tiles,
         "seconds": round(seconds, 3),
-        "facts": facts,
+        "facts": brief(choice.facts),
         "sources": chosen_sources(storage, _rows(one.identity)),
     }
     storage.write_json(_record(one.identity), record)
@@ -159,14 +163,19 @@ def rows_at(bench: Bench, record: Mapping[str, Any]) -> str:
     return bench.site.storage.location(_rows(record["identity"]))
 
 
-def _measured(bench: Bench, one: _Ready, record: Mapping[str, Any]) -> dict[str, Any]:
+def brief(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a choice without those that are as long as the target or the descent."""
+    return {key: value for key, value in facts.items() if key not in ("trace", "potentials")}
+
+
+def measured(bench: Bench, wanted: Wanted, record: Mapping[str, Any]) -> dict[str, Any]:
     """Distances of a selection to the target of its cell, in the features of the yardstick; kept beside it."""
     if bench.yardstick is None:
         return {"distance": None, "cosine": None, "vendi": None, "vendi_target": None}
-    representation, wanted = bench.features(bench.yardstick.features), one.wanted
+    representation = bench.features(bench.yardstick.features)
     goal, _ = bench.goal(bench.yardstick, wanted.target, wanted.seed)
     name = fingerprint(features=representation.pool.fingerprint, goal=goal_identity(goal))
-    key = f"selections/{one.identity}/distance-{name}.json"
+    key = f"selections/{record['identity']}/distance-{name}.json"
     storage = bench.site.storage
     if not storage.exists(key):
         units = units_of(representation.pool.units, record["tiles"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evoray.engine.cell_models import CellModel
 from evoray.engine.cell_selections import Wanted
 from evoray.engine.site import fingerprint
 from evoray.engine.stages import Scores
@@ -24,10 +25,10 @@ def model_cell(
     scores: Scores,
     scored: str,
     selection: Mapping[str, Any],
-    trained: Mapping[str, Any],
-    model: str,
+    model: CellModel,
 ) -> dict[str, Any]:
-    """A model that was trained on a selection. scored, model: fingerprints of the scores and of the training."""
+    """A model that was trained on a selection. scored: fingerprint of the scores."""
+    trained = model.facts
     everything = wanted.entry.selection.selector == "all"
     about = {
         "target": wanted.target,
@@ -36,7 +37,7 @@ def model_cell(
         "budget": None if everything else str(wanted.budget),
         "seed": wanted.seed,
     }
-    identities = {"selection": selection["identity"], "model": model, "scores": scored}
+    identities = {"selection": selection["identity"], "model": model.identity, "scores": scored}
     decile = None
     if wanted.entry.kind == "decile":
         facts = selection["facts"]

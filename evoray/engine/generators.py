@@ -21,7 +21,7 @@ from evoray.engine.site import Source
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.errors import ConfigError
 from evoray.generation.endpoint import Endpoint, ask_all
-from evoray.generation.prompts import TEMPLATE, Answer, Prompt, Prompting
+from evoray.generation.prompts import TEMPLATE, Answer, Prompt, Prompting, turns
 from evoray.generation.shape import Refused, Sample, Shape
 from evoray.records import Quarantined
 from evoray.storage import Storage
@@ -107,7 +107,7 @@ class _Generating(UnitWorker):
 
     def compute(self, unit: int) -> UnitResult:
         """The samples of a unit; what is no sample is set aside with its reason."""
-        prompts = [self.prompting.prompt(self._rows, self.shape, number) for number in self.job.numbers(unit)]
+        prompts = self.prompting.prompts(self._rows, self.shape, self.job.numbers(unit))
         answers, facts = self.answers(prompts)
         rows: list[dict[str, Any]] = []
         refused: list[Quarantined] = []
@@ -252,8 +252,7 @@ class _Vllm(_Generating):
         from vllm import SamplingParams
 
         config = self.job.config
-        system = [] if config.system is None else [{"role": "system", "content": config.system}]
-        chats = [[*system, {"role": "user", "content": prompt.text}] for prompt in prompts]
+        chats = [[asdict(turn) for turn in turns(prompt.text, config.system)] for prompt in prompts]
         sampling = [
             SamplingParams(
                 temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_new_tokens, seed=prompt.seed

@@ -41,6 +41,11 @@ STATES = (
 )
 
 
+def score_untrained(context: Context) -> None:
+    """Bring round 0 to its only state: what all rounds are compared with."""
+    context.rounds.step(0, "evaluated", lambda: evaluate_arms(context, 0, ARMS[:1]))
+
+
 def play_round(context: Context, number: int) -> None:
     """Bring one round to its last state."""
     step = context.rounds.step

@@ -24,6 +24,7 @@ from evoray.report.summary import (
     Cascade,
     Certificate,
     Choice,
+    GeneratedRound,
     Interval,
     PathPoint,
     Progress,
@@ -53,8 +54,8 @@ def _has_test(target: str) -> bool:
     return find_target(target).test is not None
 
 
-def summarise_run(context: Context, best: int, command: str) -> RunSummary:
-    """Score every arm on the final rows and gather what the report shows."""
+def summarise_run(context: Context, best: int, command: str, ending: str | None = None) -> RunSummary:
+    """Score every arm on the final rows and gather what the report shows. ending: why there are no more rounds."""
     target = final_target(context)
     numbers = range(1, context.config.rounds + 1)
     control = all(context.storage.exists(f"{Rounds.prefix(n)}/control_trained.json") for n in numbers)
@@ -81,7 +82,9 @@ def summarise_run(context: Context, best: int, command: str) -> RunSummary:
         best=f"round {best}" if best else "base",
         choice=_choice(context, shown),
         command=command,
+        ending=ending,
         progress=tuple(_progress(context, number) for number in numbers),
+        generated=tuple(_generated(context)),
         path=tuple(point for number in numbers for point in _path(context, number)),
         certificates=tuple(c for number in numbers for c in _certificates(context, number)),
         trace=tuple(step for number in numbers for step in _trace(context, number)),
@@ -193,6 +196,19 @@ def _progress(context: Context, number: int) -> Progress:
     )
 
 
+def _written(context: Context) -> list[tuple[int, dict[str, Any]]]:
+    """Records of what a generator wrote, by round: one more than were played where it left nothing to choose from."""
+    numbers = range(1, context.config.rounds + 2)
+    if context.config.generation is None:
+        return []
+    return [(n, context.record(n, "generated")) for n in numbers if context.rounds.states(n, ("generated",))]
+
+
+def _generated(context: Context) -> list[GeneratedRound]:
+    names = ("requests", "answered", "prompt_tokens", "completion_tokens", "samples", "kept")
+    return [GeneratedRound(round=n, **{name: facts[name] for name in names}) for n, facts in _written(context)]
+
+
 def _path(context: Context, number: int) -> list[PathPoint]:
     facts = context.storage.read_json(f"{Rounds.prefix(number)}/aligned.json")
     return [
@@ -235,7 +251,7 @@ def _trace(context: Context, number: int) -> list[TraceStep]:
 
 
 def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
-    """Rows set aside or cut short, by reason: in reading, in the first round's features, and in the target's files."""
+    """Rows set aside or cut short, by reason: in reading, features of the first round, generation, and target files."""
     prefixes = [f"quarantine/pool-{context.pool.fingerprint}"]
     counts: dict[str, int] = {}
     featurised = f"{Rounds.prefix(1)}/featurised.json"
@@ -249,6 +265,9 @@ def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
     storage = context.site.storage
     counts |= reason_counts(storage, (key for prefix in prefixes for key in storage.keys(prefix)))
+    for _, facts in _written(context):
+        for reason, count in facts["reasons"].items():
+            counts[f"generated: {reason}"] = counts.get(f"generated: {reason}", 0) + count
     splits = (context.align, context.validate, target)
     keys = sorted({split.quarantine for split in splits if split.quarantine is not None})
     return counts | {f"target: {reason}": count for reason, count in reason_counts(storage, keys).items()}

@@ -14,14 +14,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from evoray.errors import ConfigError, StageError
-from evoray.generation.prompts import Answer, Prompt
+from evoray.generation.prompts import Answer, Prompt, turns
 from evoray.generation.shape import Refused
 
 #: Bytes of one answer; a sample has a few thousand.
@@ -62,10 +62,9 @@ class Endpoint:
 
     def body(self, prompt: Prompt) -> dict[str, Any]:
         """The request."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {
             "model": self.model,
-            "messages": [*system, {"role": "user", "content": prompt.text}],
+            "messages": [asdict(turn) for turn in turns(prompt.text, self.system)],
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_new_tokens,

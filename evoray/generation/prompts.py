@@ -7,16 +7,17 @@ and after every interruption. No row of another split is ever in a prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evoray.errors import ConfigError, TargetError
 from evoray.generation.shape import Form, Shape
-from evoray.records import Row
+from evoray.records import Message, Row
 
 #: `examples`: texts in the form; `count`: how many new ones; `form`: fields or json.
 TEMPLATE = """\
@@ -28,6 +29,17 @@ Write {{ "another one" if count == 1 else count ~ " others" }} about \
 {{ "something else" if count == 1 else "other things" }}, \
 {% if form == "json" %}as JSON with the same keys{{ "" if count == 1 else ", one object a line" }}\
 {% else %}in exactly the same form{% endif %}, and nothing beside {{ "it" if count == 1 else "them" }}."""
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(template)
+
+
+def turns(text: str, system: str | None) -> list[Message]:
+    """A request as a conversation."""
+    asked = Message("user", text)
+    return [asked] if system is None else [Message("system", system), asked]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +86,8 @@ class Prompting:
         """Of the template: 12 hex digits, which samples carry."""
         return hashlib.sha256(self.template.encode()).hexdigest()[:12]
 
-    def prompt(self, rows: Sequence[Row], shape: Shape, number: int) -> Prompt:
-        """Request `number` of a round. Raises TargetError where no row can be shown."""
+    def prompts(self, rows: Sequence[Row], shape: Shape, numbers: Iterable[int]) -> list[Prompt]:
+        """Requests of a round, by number. Raises TargetError where no row can be shown."""
         usable = sorted((row for row in rows if shape.serves(row)), key=lambda row: row.id)
         if not usable:
             raise TargetError(
@@ -83,6 +95,9 @@ class Prompting:
                 "rows that a generator can be shown",
                 "add a question to each row of the target, or give a static pool without generation",
             )
+        return [self._prompt(usable, shape, number) for number in numbers]
+
+    def _prompt(self, usable: Sequence[Row], shape: Shape, number: int) -> Prompt:
         generator = np.random.default_rng([self.seed, number])
         drawn = generator.choice(len(usable), size=min(self.examples, len(usable)), replace=False)
         shown = [usable[place] for place in drawn.tolist()]
@@ -91,10 +106,8 @@ class Prompting:
         return Prompt(number=number, text=text, examples=ids, seed=int(generator.integers(2**31)))
 
     def _render(self, examples: Sequence[str]) -> str:
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         try:
-            template = environment.from_string(self.template)
-            return template.render(examples=list(examples), count=self.count, form=self.form)
+            return _compiled(self.template).render(examples=list(examples), count=self.count, form=self.form)
         except TemplateError as error:
             raise ConfigError(
                 f"generation.prompt: {type(error).__name__}: {error}",

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.errors import ConfigError
-from evoray.generation.prompts import Answer, Prompt
+from evoray.generation.prompts import Answer, Prompt, turns
 from evoray.models.chat import encode_prompts
 from evoray.models.generating import Sampling, context_of, write
 from evoray.records import Message, Row
@@ -67,6 +67,5 @@ class Writer:
         ]
 
     def _row(self, prompt: Prompt) -> Row:
-        system = [] if self.system is None else [Message("system", self.system)]
-        turns = (*system, Message("user", prompt.text), Message("assistant", ""))
-        return Row(id=f"request {prompt.number}", messages=turns)
+        messages = (*turns(prompt.text, self.system), Message("assistant", ""))
+        return Row(id=f"request {prompt.number}", messages=messages)

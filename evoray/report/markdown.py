@@ -15,6 +15,7 @@ def render(run: RunSummary) -> str:
         _verdict(run),
         markdown_table(*result_rows(run.arms)),
         _section("Rounds on the validate rows", _progress(run)),
+        _section("What the generator wrote", _generated(run)),
         _section("What was chosen", _chosen(run)),
         _section("How the weights were found", _path(run)),
         _section("Certificates", _certificates(run)),
@@ -79,7 +80,17 @@ def _progress(run: RunSummary) -> str:
         )
         for one in run.progress
     ]
-    return markdown_table(("round", "loss", "loss - untrained [95%]", "loss - best before [95%]", ""), rows)
+    table = markdown_table(("round", "loss", "loss - untrained [95%]", "loss - best before [95%]", ""), rows)
+    return table if run.ending is None else f"{table}\n\nThe run ended early: {escape(run.ending)}."
+
+
+def _generated(run: RunSummary) -> str:
+    """Round by round; what was refused or dropped is among the rows that could not be used."""
+    if not run.generated:
+        return ""
+    names = ("round", "requests", "answered", "samples", "kept", "prompt_tokens", "completion_tokens")
+    rows = [tuple(count(getattr(one, name)) for name in names) for one in run.generated]
+    return markdown_table(("round", "requests", "answered", "samples", "new", "tokens read", "tokens written"), rows)
 
 
 def _harm(one: Progress) -> str:

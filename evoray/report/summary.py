@@ -126,6 +126,19 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class GeneratedRound:
+    """What a generator wrote for one round."""
+
+    round: Count
+    requests: Count
+    answered: Count
+    prompt_tokens: Count  # read by the generator
+    completion_tokens: Count  # written
+    samples: Count  # in the form that was asked for
+    kept: Count  # of these, new
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class RunSummary(Document):
     """All that a report shows of one run."""
 
@@ -138,7 +151,9 @@ class RunSummary(Document):
     best: str  # name of the arm that the run kept
     choice: Choice
     command: str
+    ending: str | None = None  # why there were fewer rounds than asked for
     progress: tuple[Progress, ...] = ()
+    generated: tuple[GeneratedRound, ...] = ()
     path: tuple[PathPoint, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     trace: tuple[TraceStep, ...] = ()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,19 +19,13 @@ from evoray import featurize
 from evoray.config import FeatureConfig, LoraConfig, PoolConfig, WarmupConfig
 from evoray.engine.session import Session
 from evoray.storage import Storage, UnitStore
-from tests.processes import alive, marked
+from tests.processes import alive
 from tests.tiny_run import unit_files
 from tests.tiny_task import write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _SECONDS = 600.0
-
-
-@pytest.fixture
-def mark() -> Iterator[dict[str, str]]:
-    with marked() as environment:
-        yield environment
 
 
 def start(task: Path, model: Path, out: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -17,19 +17,9 @@ from evoray.engine.session import Session
 from evoray.errors import ConfigError, StageError
 from evoray.generating import Generated, generate
 from evoray.pipeline import run
-from tests.generation.server import answered, serving
+from tests.generation.server import answered, good, sample, serving
 from tests.tiny_run import write_run_config
 from tests.tiny_task import write_task
-
-
-def sample(seed: int) -> str:
-    """A sum in the target's form, of numbers that the target does not have."""
-    a, b = 100 + seed % 900, seed // 900 % 1000
-    return f"Question: {a}+{b}?\nOptions: {a + b} | {a + b + 1} | {a - b - 1}\nResponse: {a + b}"
-
-
-async def good(_number: int, request: web.Request) -> web.StreamResponse:
-    return answered(sample((await request.json())["seed"]))
 
 
 def config(folder: Path, learner: Path, url: str | None, **generation: Any) -> Path:
@@ -210,6 +200,10 @@ def test_two_rounds_beside_a_pool(tmp_path: Path, tiny_model_dir: Path, ray_sess
     assert {row["generation_round"] for row in candidates(out, 2)} == {2}
     # Of the pool, what round 1 featurised is known in round 2.
     assert record(out, 2)["kept"] == len(candidates(out, 2)) > 8
+    assert [(one.requests, one.kept) for one in result.summary.generated] == [
+        (16, len(candidates(out, n))) for n in (1, 2)
+    ]
+    assert "| 1 | 16 | 16 | 16 |" in (out / "report.md").read_text()
 
 
 def test_a_generator_that_dries_up_ends_the_run_and_the_best_model_stands(
@@ -223,7 +217,10 @@ def test_a_generator_that_dries_up_ends_the_run_and_the_best_model_stands(
         path.write_text(path.read_text().replace("pool: pool.jsonl\n", ""))
         result = run(load_config(path, ["selection.k=6"]))
     assert [arm.name for arm in result.summary.arms] == ["base", "round 1"]
-    assert (tmp_path / "run" / "summary.json").exists()
+    assert "no usable candidate left" in str(result.summary.ending)
+    assert [one.kept for one in result.summary.generated] == [6, 0]
+    assert result.summary.quarantine["generated: no sample"] == 6
+    assert "The run ended early" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_nothing_but_rubbish_and_no_pool_is_a_clear_end(

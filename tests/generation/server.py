@@ -21,6 +21,17 @@ def answered(text: str, *, cut_off: bool = False) -> web.Response:
     return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 30, "completion_tokens": 12}})
 
 
+def sample(seed: int) -> str:
+    """A sum in the form of the tiny task's target, of numbers that the target does not have."""
+    a, b = 100 + seed % 900, seed // 900 % 1000
+    return f"Question: {a}+{b}?\nOptions: {a + b} | {a + b + 1} | {a - b - 1}\nResponse: {a + b}"
+
+
+async def good(_number: int, request: web.Request) -> web.StreamResponse:
+    """A sample by the request's seed."""
+    return answered(sample((await request.json())["seed"]))
+
+
 @dataclass
 class Server:
     """What was asked of it."""

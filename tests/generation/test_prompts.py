@@ -16,15 +16,16 @@ ROWS = [
 
 def test_a_request_is_the_same_whatever_the_order_of_rows() -> None:
     prompting = Prompting(seed=3)
-    prompts = [prompting.prompt(ROWS, SHAPE, number) for number in range(30)]
-    assert prompts == [prompting.prompt(ROWS[::-1], SHAPE, number) for number in range(30)]
+    prompts = prompting.prompts(ROWS, SHAPE, range(30))
+    assert prompts == prompting.prompts(ROWS[::-1], SHAPE, range(30))
+    assert prompts[7:9] == prompting.prompts(ROWS, SHAPE, [7, 8])
     assert len({prompt.text for prompt in prompts}) > 25
     assert len({prompt.seed for prompt in prompts}) == 30
-    assert prompts[0] != Prompting(seed=4).prompt(ROWS, SHAPE, 0)
+    assert prompts[0] != Prompting(seed=4).prompts(ROWS, SHAPE, [0])[0]
 
 
 def test_a_request_shows_the_rows_that_it_names() -> None:
-    prompt = Prompting(examples=2, count=5, form="json").prompt(ROWS, SHAPE, 0)
+    (prompt,) = Prompting(examples=2, count=5, form="json").prompts(ROWS, SHAPE, [0])
     assert len(set(prompt.examples)) == 2
     for row in ROWS:
         assert (row.messages[-1].content + '"' in prompt.text) == (row.id in prompt.examples)
@@ -32,13 +33,13 @@ def test_a_request_shows_the_rows_that_it_names() -> None:
 
 
 def test_fewer_rows_than_examples_are_all_shown() -> None:
-    assert set(Prompting(examples=9).prompt(ROWS[:2], SHAPE, 0).examples) == {"r0", "r1"}
+    assert set(Prompting(examples=9).prompts(ROWS[:2], SHAPE, [0])[0].examples) == {"r0", "r1"}
 
 
 def test_a_target_without_a_row_to_show_is_refused() -> None:
     raw = Row(id="raw", messages=(Message("assistant", "text"),))
     with pytest.raises(TargetError, match="1 align rows, none with a question"):
-        Prompting().prompt([raw], SHAPE, 0)
+        Prompting().prompts([raw], SHAPE, [0])
 
 
 @pytest.mark.parametrize(
