@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evoray.comparison_config import ComparisonConfig, EntryConfig, load_comparison
+from evoray.config import check_metric
 from evoray.config_file import load_config
+from evoray.engine.bench import entries_of
+from evoray.engine.cell_loops import check_loops
+from evoray.engine.selectors import check_proxy, with_representation
 from evoray.errors import ConfigError
 from tests.source_tree import ROOT
 
@@ -59,3 +64,15 @@ def test_a_job_refuses_a_run_directory_that_would_be_deleted_with_it(loop: Calla
 def test_a_job_names_the_nearest_key_to_an_unknown_one(loop: Callable[[Sequence[str]], None]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'k'"):
         loop([str(EXAMPLE), "--set", "selection.kk=3"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_config_that_would_be_taken(path: Path) -> None:
+    if "selectors:" in path.read_text():
+        config = load_comparison(path)
+        check_loops(config, entries_of(config))
+        return
+    run_config = load_config(path)
+    features = with_representation(run_config.features, run_config.selection)
+    check_metric(features, run_config.selection)
+    check_proxy(run_config.model_copy(update={"features": features}))

@@ -112,7 +112,7 @@ CONFIG_KEYS = {
 
 COMPARISON_KEYS = (
     "pool targets selectors budgets seeds reference deciles model out launch parallel reading lora features selection "
-    "training evaluation cluster"
+    "training feedback evaluation cluster"
 )
 
 #: Arguments and options of each command.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
 from evoray.comparison_config import ComparisonConfig, EntryConfig
-from evoray.config import FeatureConfig, SelectionConfig, TrainingConfig
+from evoray.config import FeatureConfig, Section, SelectionConfig, TrainingConfig
+from evoray.config_file import explain
 from evoray.engine.featurise import featurise
 from evoray.engine.pools import Pool, read_pool
 from evoray.engine.proxy import Proxy, identify_model, ready_proxy
@@ -24,6 +26,7 @@ from evoray.selection.selector import Goal, Matrix
 
 _FEATURE_SEED = 0
 _TENTHS = 10
+S = TypeVar("S", bound=Section)
 _DECILE = "evoray.selection.decile:Decile"
 
 
@@ -63,10 +66,10 @@ def entries_of(config: ComparisonConfig) -> list[Entry]:
 
 
 def _entry(config: ComparisonConfig, entry: EntryConfig, kind: str) -> Entry:
-    asked = {**config.selection.model_dump(by_alias=True), **entry.selection}
-    asked |= {"selector": entry.selector, "options": entry.options}
-    selection = SelectionConfig.model_validate(asked)
-    features = FeatureConfig.model_validate({**config.features.model_dump(), **entry.features})
+    chosen = {"selector": entry.selector, "options": entry.options}
+    plain = config.selection.model_copy(update={"options": {}})  # options are of one selector
+    selection = _section(plain, {**entry.selection, **chosen})
+    features = _section(config.features, entry.features)
     if features.cascade is not None:
         raise ConfigError("features.cascade in a comparison", "features of all candidates", "leave it out")
     return Entry(
@@ -74,10 +77,25 @@ def _entry(config: ComparisonConfig, entry: EntryConfig, kind: str) -> Entry:
         kind=kind,
         selection=selection,
         features=with_representation(features, selection),
-        training=TrainingConfig.model_validate({**config.training.model_dump(by_alias=True), **entry.training}),
+        training=_section(config.training, entry.training),
         rounds=entry.rounds,
         tokens_of=entry.tokens_of,
     )
+
+
+def _section(common: S, own: Mapping[str, Any]) -> S:
+    """A section of a comparison with an entry's own keys. Raises ConfigError that names the wrong one."""
+    asked = _merged(common.model_dump(by_alias=True), own)
+    try:
+        return type(common).model_validate(asked)
+    except ValidationError as error:
+        raise explain(error, type(common)) from error
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Key by key, down to the sections of sections."""
+    both = {key for key in own if isinstance(own[key], Mapping) and isinstance(common.get(key), Mapping)}
+    return {**common, **own, **{key: _merged(common[key], own[key]) for key in both}}
 
 
 def feature_seed(config: FeatureConfig) -> int:
