@@ -142,14 +142,43 @@ def _supported(inner: str) -> str:
 
 
 def _files_below(system: Any, folder: str, name: str) -> list[str]:
-    entries = system.get_file_info(pafs.FileSelector(folder, recursive=True))
-    files = sorted(entry.path for entry in entries if entry.type == pafs.FileType.File)
+    if isinstance(system, pafs.LocalFileSystem):
+        files = sorted(_local_files(folder))
+    else:
+        entries = system.get_file_info(pafs.FileSelector(folder, recursive=True))
+        files = sorted(entry.path for entry in entries if entry.type == pafs.FileType.File)
     usable = [file for file in files if _belongs(file[len(folder) :].strip("/"))]
     if not usable:
         shown = ", ".join(PurePosixPath(file).name for file in files[:5]) or "nothing"
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         raise PoolError(f"{name}: a folder that holds {shown}{more}", _ACCEPTED, "name the folder of the pool's files")
     return usable
+
+
+def _local_files(folder: str) -> Iterator[str]:
+    """Files to any depth. Links are followed, as download caches are made of them, but no folder is entered twice."""
+    entered = set()
+    for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        for name in names:
+            path = Path(root, name)
+            if path.is_file():  # what else may be there, a pipe say, would never end
+                yield str(path)
+            elif path.is_symlink() and not path.exists() and _belongs(name):
+                raise PoolError(
+                    f"{path}: a link to {path.readlink()}, which is not there",
+                    "links that lead to files",
+                    "restore the file or remove the link",
+                )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _belongs(relative: str) -> bool:

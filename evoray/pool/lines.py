@@ -14,32 +14,52 @@ from evoray.errors import PoolError
 
 #: Python's default limit of 128 KiB a cell is below the longest text that a pool row may hold.
 _CELL_LIMIT = 1 << 27
+#: Bytes of one line. A compressed file of a few kilobytes can hold one of any length; none is read whole.
+LINE_LIMIT = 1 << 26
+_CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
 def json_lines(stream: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Each row as (byte offset, line), from a byte offset at which a line starts."""
+    """Each row as (byte offset, line), from a byte offset at which a line starts.
+
+    Of a line that is longer than LINE_LIMIT only the beginning is given, one byte longer than the limit.
+    """
     stream.seek(offset)
-    for line in stream:
+    while line := stream.readline(LINE_LIMIT + 1):
         if line.strip():
             yield offset, line.removeprefix(_BOM) if offset == 0 else line
-        offset += len(line)
+        offset += len(line) + _skip_rest(line, stream)
+
+
+def _skip_rest(line: bytes, stream: BinaryIO) -> int:
+    """Bytes up to the end of a line of which the beginning was read."""
+    skipped = 0
+    while len(line) > _CHUNK and not line.endswith(b"\n") and (line := stream.readline(_CHUNK + 1)):
+        skipped += len(line)
+    return skipped
 
 
 class _CountedLines:
     """Decoded lines for the csv module, which reads ahead no further than the record it returns."""
 
-    def __init__(self, stream: BinaryIO, offset: int) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, file: str, offset: int) -> None:
+        self._stream, self._file = stream, file
         self.consumed = offset
 
     def __iter__(self) -> _CountedLines:
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline()
+        line = self._stream.readline(LINE_LIMIT + 1)
         if not line:
             raise StopIteration
+        if len(line) > LINE_LIMIT:
+            raise PoolError(
+                f"{self._file}: a line of more than {LINE_LIMIT >> 20} MiB at byte {self.consumed}",
+                "a CSV file with lines of at most that length",
+                "write the file with a newline behind each record",
+            )
         if self.consumed == 0:
             self.consumed = len(line)
             line = line.removeprefix(_BOM)
@@ -57,7 +77,7 @@ def csv_records(stream: BinaryIO, file: str, offset: int = 0) -> Iterator[tuple[
     """
     csv.field_size_limit(max(csv.field_size_limit(), _CELL_LIMIT))
     stream.seek(offset)
-    lines = _CountedLines(stream, offset)
+    lines = _CountedLines(stream, file, offset)
     reader = csv.reader(lines, strict=True)
     while True:
         start = lines.consumed

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from evoray.errors import PoolError
 from evoray.pool.files import open_bytes, open_native, readable
-from evoray.pool.lines import csv_header, csv_records, json_lines
+from evoray.pool.lines import LINE_LIMIT, csv_header, csv_records, json_lines
 from evoray.pool.planning import arrow_batches
 from evoray.records import Quarantined, UnitSpan
 
@@ -38,7 +38,7 @@ def read_span(span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:
     """The rows of one span with all their columns and ROW_COLUMN, and those that are no rows.
 
     Reasons of stage "read": "not valid JSON", "not an object", "not valid CSV", "wrong number of fields",
-    "not valid text". Table rows and quarantined ones add up to `span.rows`. Raises PoolError where the file
+    "not valid text", "too long". Table rows and quarantined ones add up to `span.rows`. Raises PoolError where the file
     cannot be read or no longer has these rows.
     """
     readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": _read_jsonl, "csv": _read_csv}
@@ -112,7 +112,7 @@ def _read_jsonl(span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:
     refused: list[Quarantined] = []
     with open_bytes(span.file) as stream:
         for row, (_, line) in enumerate(islice(json_lines(stream, span.offset), span.rows), span.start):
-            value = _parse_json(line)
+            value = _parse_json(line) if len(line) <= LINE_LIMIT else ("too long", f"more than {LINE_LIMIT >> 20} MiB")
             if isinstance(value, dict):
                 rows.append({**value, ROW_COLUMN: row})
             else:
@@ -225,10 +225,13 @@ def _checked(table: pa.Table, span: UnitSpan) -> tuple[pa.Table, list[Quarantine
         table = table.drop_columns([ROW_COLUMN])
     places = pa.array(range(span.start, span.start + table.num_rows), pa.int64())
     broken: dict[int, str] = {}
-    for name in table.column_names:
-        try:
-            table.column(name).validate(full=True)
-        except pa.ArrowInvalid:
+    for place, name in enumerate(table.column_names):
+        if _is_valid(table.column(name)):
+            continue
+        if pa.types.is_dictionary(table.schema.field(name).type):
+            # The dictionary of the whole file may hold a broken text that no row of this unit has.
+            table = table.set_column(place, name, pc.dictionary_decode(table.column(name)))
+        if not _is_valid(table.column(name)):
             broken.update(_undecodable(table, name, span))
     table = table.append_column(ROW_COLUMN, places)
     refused = [_refuse(span, span.start + row, "not valid text", broken[row]) for row in sorted(broken)]
@@ -236,6 +239,14 @@ def _checked(table: pa.Table, span: UnitSpan) -> tuple[pa.Table, list[Quarantine
         keep = pc.invert(pc.is_in(places, pa.array([span.start + row for row in broken], pa.int64())))
         table = table.filter(keep)
     return table, refused
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _undecodable(table: pa.Table, name: str, span: UnitSpan) -> dict[int, str]:
