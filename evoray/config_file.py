@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest key.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from evoray.config import RunConfig
 from evoray.errors import ConfigError
+
+#: Values in messages: YAML's aliases can make a few lines stand for gigabytes.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> RunConfig:
@@ -44,6 +49,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"no file {path}", "a YAML config", "check the path") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep", "a readable YAML config", "mend the file") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}", "a readable YAML config", "mend the file") from error
     if not isinstance(data, dict):
@@ -112,7 +119,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> ConfigError:
         return ConfigError(f"unknown config key {key!r}", f"one of {', '.join(known)}", remedy)
     if kind == "missing":
         return ConfigError(f"no config key {key!r}", "a value for it", f"add {key}: ... to the config")
-    return ConfigError(f"{key} = {value!r}", message, "change the value in the config or with --set")
+    return ConfigError(f"{key} = {_SHORT.repr(value)}", message, "change the value in the config or with --set")
 
 
 def _keys_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
