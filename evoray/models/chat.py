@@ -3,7 +3,7 @@
 The text is rendered once by the tokenizer's chat template and tokenised once; spans of the rendered text then say
 which tokens are supervised. Rendering every turn apart and joining the pieces would tokenise differently at the seams
 than a model sees in use. A tokenizer without a template gets plain text: each prompt turn and an empty line, then the
-answer and the end-of-text token.
+answer and the end-of-text token. Control tokens in messages are plain text too (`control_tokens.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from evoray.errors import ConfigError, ModelError, TargetError
+from evoray.models.control_tokens import NOTHING, Hidden, hide
 from evoray.records import Message, Row
 
 Span = tuple[int, int]
@@ -40,6 +41,7 @@ class _Rendered:
 
     text: str
     spans: tuple[Span, ...]
+    hidden: Hidden = NOTHING
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
@@ -161,6 +163,11 @@ def _check(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
 
 
 def _render(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> _Rendered:
+    turns, hidden = hide(messages, tokenizer)
+    return replace(_render_turns(row_id, turns, tokenizer), hidden=hidden)
+
+
+def _render_turns(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> _Rendered:
     if all(message.role == "assistant" for message in messages) or not tokenizer.chat_template:
         return _render_plain(messages, tokenizer)
     text = _template(row_id, messages, tokenizer, prompt=False)
@@ -182,10 +189,10 @@ def _render(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedToken
 
 
 def _render_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
-    asked = row.messages[:-1]
+    asked, hidden = hide(row.messages[:-1], tokenizer)
     if not tokenizer.chat_template:
-        return replace(_render_plain(asked, tokenizer), spans=())
-    return _Rendered(text=_template(row.id, asked, tokenizer, prompt=True), spans=())
+        return replace(_render_plain(asked, tokenizer), spans=(), hidden=hidden)
+    return _Rendered(text=_template(row.id, asked, tokenizer, prompt=True), spans=(), hidden=hidden)
 
 
 def _template(
@@ -224,8 +231,8 @@ def _leading_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render_choice(row: Row, choice: str, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
-    messages = (*row.messages[:-1], Message("assistant", choice))
-    rendered = _render(row.id, messages, tokenizer)
+    messages, hidden = hide((*row.messages[:-1], Message("assistant", choice)), tokenizer)
+    rendered, choice = _render_turns(row.id, messages, tokenizer), messages[-1].content
     from_ = rendered.spans[-1][0]
     written = choice if rendered.text.find(choice, from_) >= 0 else choice.strip()  # some templates strip the content
     start = rendered.text.find(written, from_)
@@ -235,21 +242,43 @@ def _render_choice(row: Row, choice: str, tokenizer: PreTrainedTokenizerBase) ->
             "a template that writes the content as it is",
             "set another chat_template in the tokenizer's folder",
         )
-    return _Rendered(text=rendered.text, spans=((start, start + len(written)),))
+    return _Rendered(text=rendered.text, spans=((start, start + len(written)),), hidden=hidden)
 
 
 def _tokenise(rendered: Sequence[_Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The one place where text becomes ids: control tokens spelled out in a message are read as control tokens here."""
-    if not rendered:
-        return []
-    batch = tokenizer([whole.text for whole in rendered], add_special_tokens=False, return_offsets_mapping=True)
+    """The one place where text becomes ids."""
+    plain = [whole.text for whole in rendered if not whole.hidden.texts]
+    batch = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True) if plain else {}
+    tokens = iter(zip(batch.get("input_ids", ()), batch.get("offset_mapping", ()), strict=True))
     encoded: list[Encoded] = []
-    for whole, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-        supervised = [any(start <= first < end for start, end in whole.spans) for first, _ in offsets]
+    for whole in rendered:
+        ids, starts = _tokenise_pieces(whole, tokenizer) if whole.hidden.texts else _begun(*next(tokens))
+        supervised = [any(start <= first < end for start, end in whole.spans) for first in starts]
         supervised[:1] = [False] * len(supervised[:1])
-        chars = sum(end - start for start, end in whole.spans)
-        encoded.append(Encoded(ids=list(ids), supervised=supervised, truncated=False, chars=chars))
+        chars = sum(len(whole.hidden.restore(whole.text[start:end])) for start, end in whole.spans)
+        encoded.append(Encoded(ids=ids, supervised=supervised, truncated=False, chars=chars))
     return encoded
+
+
+def _begun(ids: Sequence[int], offsets: Sequence[Span], base: int = 0) -> tuple[list[int], list[int]]:
+    """Ids, and where each begins."""
+    return list(ids), [base + first for first, _ in offsets]
+
+
+def _tokenise_pieces(whole: _Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids, and where in the text each begins: of what is hidden, where its place does."""
+    ids: list[int] = []
+    starts: list[int] = []
+    position = 0
+    for piece, hidden in whole.hidden.pieces(whole.text):
+        if hidden is None:
+            batch = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            more, begun = _begun(batch["input_ids"], batch["offset_mapping"], position)
+        else:
+            more = tokenizer(hidden, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            begun = [position] * len(more)
+        ids, starts, position = ids + more, starts + begun, position + len(piece)
+    return ids, starts
 
 
 def _truncate(encoded: Encoded, max_tokens: int) -> Encoded:
