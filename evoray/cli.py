@@ -17,7 +17,7 @@ from rich.console import Console
 
 from evoray.cli_settings import option, run_config, sections
 from evoray.config import SELECTORS
-from evoray.errors import ConfigError, EvorayError
+from evoray.errors import ConfigError, EvorayError, UserError
 
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
@@ -355,11 +355,20 @@ def run_program(program: Callable[[], object]) -> None:
         program()
     except EvorayError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not isinstance(error, UserError):
+            typer.echo(f"what is done is kept; to go on from here: {_command()}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            typer.echo("interrupted; the same command goes on from here", err=True)
+            typer.echo(f"interrupted; what is done is kept; to go on from here: {_command()}", err=True)
         raise
+
+
+def _command() -> str:
+    """What was typed: the installed command, or a program of Python."""
+    program, *arguments = sys.argv
+    installed = Path(program).suffix != ".py" or Path(program) == Path(__file__)
+    return shlex.join(["evoray", *arguments] if installed else ["python", program, *arguments])
 
 
 def main() -> None:

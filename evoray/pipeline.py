@@ -71,7 +71,7 @@ def run(
         open_run(storage, config)
         with session(config.cluster) as workers:
             store = storage if config.store is None else Storage(config.store)
-            site = Site(storage=store, session=workers, events=Events(storage, display))
+            site = Site(storage=store, session=workers, events=Events(storage, display).about(run=storage.uri))
             prepared, candidates = _prepare(config, storage, site)
             score_untrained(prepared)
             context, ending = _play(prepared, candidates)

@@ -95,7 +95,11 @@ def _context(bench: Bench, one: Wanted) -> Context:
     return Context(
         config=config,
         storage=storage,
-        site=Site(storage=site.storage, session=site.session, events=Events(storage, site.events.display)),
+        site=Site(
+            storage=site.storage,
+            session=site.session,
+            events=Events(storage, site.events.display).about(run=storage.uri),
+        ),
         pool=bench.pool,
         align=align,
         validate=validate,

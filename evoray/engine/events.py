@@ -54,8 +54,8 @@ class Silent:
 class Stage:
     """The running stage: `advance` as work is done."""
 
-    def __init__(self, display: Display) -> None:
-        self._display = display
+    def __init__(self, display: Display, events: Events | None = None) -> None:
+        self._display, self._events = display, events
         self._done = 0
 
     def advance(self, steps: int = 1) -> None:
@@ -68,15 +68,30 @@ class Stage:
         """`done` of `total` parts: for work whose length shows only when it has begun."""
         self._display.share(done, total)
 
+    def report(self, event: str, **facts: Any) -> None:
+        """Something that happened in it, for the log."""
+        if self._events is not None:
+            self._events.write(event, **facts)
+
 
 class Events:
-    """Progress to a display and events to `events.jsonl` (in a bucket: one object a process)."""
+    """Progress to a display and events to `events.jsonl` (in a bucket: one object a process).
+
+    Each line says where it belongs: what `about` was given (run, round), and the running stage.
+    """
 
     def __init__(self, storage: Storage, display: Display | None = None) -> None:
         self.display = display or Silent()
         self._storage = storage
+        self._about: dict[str, Any] = {}
         self._lines: list[str] = []
         self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
+
+    def about(self, **facts: Any) -> Events:
+        """The same record, whose lines have these facts as well."""
+        other = copy(self)
+        other._about = {**self._about, **facts}
+        return other
 
     def unseen(self) -> Events:
         """The same record without the display: for work that goes on beside other work."""
@@ -86,7 +101,7 @@ class Events:
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; facts are JSON values."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **self._about, **facts}, ensure_ascii=False)
         if self._storage.is_local:
             with Path(self._storage.location(self._key)).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
@@ -101,7 +116,7 @@ class Events:
         self.display.begin(name, total)
         finished = False
         try:
-            yield Stage(self.display)
+            yield Stage(self.display, self.about(stage=name))
             finished = True
         finally:
             seconds = time.monotonic() - started

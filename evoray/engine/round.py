@@ -5,7 +5,7 @@ Each transition leaves a record; a round that was interrupted goes on after its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def score_untrained(context: Context) -> None:
 
 def play_round(context: Context, number: int) -> None:
     """Bring one round to its last state."""
+    context = replace(context, site=replace(context.site, events=context.site.events.about(round=number)))
     step = context.rounds.step
     used = used_ids(context, number, "selected")
     step(number, "generated", lambda: _generated(context, used))

@@ -84,6 +84,8 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     dataset.context.execution_no_progress_timeout_s = -1
     for record in dataset.iter_rows():
         if record["error"] is not None:
+            at = works[int(record["work"])].store.prefix
+            stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
             raise record["error"]
         stage.advance(1)
     for work in works:
@@ -105,7 +107,7 @@ class _UnitActor:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         (index,), (unit,) = batch["work"], batch["unit"]
-        return {"unit": [int(unit)], "error": [self._run(int(index), int(unit))]}
+        return {"work": [int(index)], "unit": [int(unit)], "error": [self._run(int(index), int(unit))]}
 
     def _run(self, index: int, unit: int) -> EvorayError | None:
         work = self.works[index]

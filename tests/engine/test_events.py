@@ -1,0 +1,69 @@
+"""The log: every line says where it belongs, and a failure says how to go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from evoray.cli import run_program
+from evoray.engine.events import Events
+from evoray.errors import ConfigError, StageError
+from evoray.storage import Storage
+
+
+def test_every_line_says_where_it_belongs(tmp_path: Path) -> None:
+    events = Events(Storage(str(tmp_path))).about(run="here")
+    later = events.about(round=2)
+    with later.stage("featurise", 3, parts=3) as stage:
+        stage.report("unit failed", unit=7)
+    events.write("over")
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert all(line.pop("time") > 0 for line in lines)
+    assert lines[0] == {"event": "unit failed", "run": "here", "round": 2, "stage": "featurise", "unit": 7}
+    assert lines[1].pop("seconds") >= 0
+    assert lines[1] == {
+        "event": "stage", "run": "here", "round": 2, "stage": "featurise", "finished": True, "parts": 3,
+    }  # fmt: skip
+    assert lines[2] == {"event": "over", "run": "here"}
+
+
+def test_a_stage_that_fails_leaves_its_line(tmp_path: Path) -> None:
+    events = Events(Storage(str(tmp_path)))
+    with pytest.raises(StageError), events.stage("train", 1):
+        raise StageError("a", "b", "c")
+    (line,) = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert (line["stage"], line["finished"]) == ("train", False)
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("/somewhere/bin/evoray", "evoray run 'my config.yaml'"),
+        ("jobs/run_loop.py", "python jobs/run_loop.py run 'my config.yaml'"),
+    ],
+)
+def test_a_failure_shows_the_command_that_goes_on(
+    program: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "run", "my config.yaml"])
+
+    def fails() -> None:
+        raise StageError("a lost disk", "a disk", "find it")
+
+    with pytest.raises(SystemExit) as ended:
+        run_program(fails)
+    assert ended.value.code == 1
+    assert f"to go on from here: {command}" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_input_is_to_be_corrected_first(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise ConfigError("k = 0", "k of 1 or more", "raise it")
+
+    with pytest.raises(SystemExit) as ended:
+        run_program(fails)
+    assert ended.value.code == 2
+    assert "to go on" not in capsys.readouterr().err
