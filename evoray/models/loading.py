@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def _load(kind: Any, reference: str) -> PreTrainedModel:
         model: PreTrainedModel = kind.from_pretrained(
             resolve_model(reference), dtype=torch.float32, attn_implementation=attention
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:  # pickled weights: of plain tensors alone
         raise missing_model(reference, _first_line(error)) from error
     if attention is not None:
         use_tiled_attention(model)

@@ -88,6 +88,12 @@ class Storage:
                 "an object written by an earlier stage",
                 "run the stage that writes it again, or restore the file",
             ) from error
+        except (OSError, ValueError, BaseError) as error:  # ValueError: a key that is no path below the root
+            raise StorageError(
+                f"{self.location(key)} cannot be read: {_first_line(error)}",
+                "storage that answers, and the permission to read from it",
+                "mend that; then the same command goes on",
+            ) from error
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace the whole object at once: readers see the old bytes or the new ones."""
@@ -108,7 +114,7 @@ class Storage:
             obstore.put(self._store, key, data, mode=mode, use_multipart=parts)
         except AlreadyExistsError:
             raise
-        except (OSError, BaseError) as error:
+        except (OSError, ValueError, BaseError) as error:  # ValueError: a key that is no path below the root
             raise StorageError(
                 f"{self.location(key)} cannot be written: {_first_line(error)}",
                 "storage with room, and the permission to write to it",
@@ -130,8 +136,11 @@ class Storage:
         yield from sorted(found)
 
     def read_json(self, key: str) -> Any:
-        """A JSON object. Raises StorageError where there is none."""
-        return json.loads(self.read(key))
+        """A JSON object. Raises StorageError where there is none, or something else."""
+        try:
+            return json.loads(self.read(key))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(key, error) from error
 
     def write_json(self, key: str, value: Any, *, sort_keys: bool = True) -> None:
         """Write or replace a JSON object (with sorted keys, equal values give equal bytes)."""
@@ -142,8 +151,18 @@ class Storage:
         return self.create(key, json_bytes(value))
 
     def read_table(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet object as a table, all columns or the named ones."""
-        return table_from_bytes(self.read(key), columns)
+        """A Parquet object as a table, all columns or the named ones. Raises StorageError where it is none."""
+        try:
+            return table_from_bytes(self.read(key), columns)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(key, error) from error
+
+    def _damaged(self, key: str, error: BaseException) -> StorageError:
+        return StorageError(
+            f"{self.location(key)}: {type(error).__name__}: {_first_line(error)}",
+            "an object as evoray wrote it",
+            "restore it, or delete it and what depends on it; the same command then makes it again",
+        )
 
     def write_table(self, key: str, table: pa.Table) -> None:
         """Write or replace a Parquet object."""

@@ -20,6 +20,7 @@ import pyarrow as pa
 from evoray.errors import StorageError
 from evoray.storage.backend import Storage, table_from_bytes, table_to_bytes
 
+_FILE = re.compile(r"unit-\d{6,}\.[0-9a-f]+\.parquet")  # a record names a file beside it, and none elsewhere
 _COMMIT = re.compile(r"^unit-(\d{6,})\.json$")
 
 
@@ -63,7 +64,19 @@ class UnitStore:
 
     def find(self, unit: int) -> UnitCommit:
         """The commit record of one unit. Raises StorageError if it is not committed."""
-        return UnitCommit(**self.storage.read_json(self._key(f"unit-{unit:06d}.json")))
+        key = self._key(f"unit-{unit:06d}.json")
+        found = self.storage.read_json(key)
+        try:
+            commit = UnitCommit(**found)
+            if commit.unit != unit or not _FILE.fullmatch(commit.file):
+                raise ValueError(f"unit {commit.unit!r}, file {commit.file!r}")
+        except (TypeError, ValueError) as error:
+            raise StorageError(
+                f"{self.storage.location(key)}: {error}",
+                "the commit record of this unit",
+                "delete it to have the unit computed again",
+            ) from error
+        return commit
 
     def commits(self) -> dict[int, UnitCommit]:
         """Every committed unit by number, in order."""
