@@ -30,9 +30,14 @@ def kill_after_each(config: Path, out: Path, kills: Sequence[tuple[int, str]], m
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         killed += 1
+    finish(config, mark)
+    return killed
+
+
+def finish(config: Path, mark: dict[str, str]) -> None:
+    """Have a run go to its end."""
     last = start(config, mark)
     assert last.wait(_SECONDS) == 0, _errors(config).read_text()
-    return killed
 
 
 def start(config: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -37,7 +37,7 @@ def write_flawed_task(folder: Path) -> Path:
     return folder
 
 
-def write_run_config(folder: Path, model: Path, out: Path, **overrides: Any) -> Path:
+def write_run_config(folder: Path, model: Path, out: Path | str, **overrides: Any) -> Path:
     """A config of the flawed task whose selection has one point, so that it takes seconds."""
     settings: dict[str, Any] = {
         "out": str(out),

@@ -1,0 +1,123 @@
+"""The same protocol in a bucket: one commit wins, whatever the others do; credentials come from the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from evoray.config_file import load_config
+from evoray.engine.session import Session
+from evoray.errors import StorageError
+from evoray.pipeline import run
+from evoray.pool import load_rows
+from evoray.storage import Storage, UnitStore
+from tests.faults.object_store import object_store
+from tests.killed_run import finish
+from tests.tiny_run import outcome, write_run_config
+from tests.tiny_task import write_task
+
+WRITERS = 4
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def bucket(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{os.environ['PYTEST_CURRENT_TEST'].partition('::')[2].partition('[')[0].partition(' ')[0]}"
+
+
+def test_objects_are_written_once_read_whole_and_listed(bucket: str) -> None:
+    storage = Storage(bucket)
+    assert storage.create("a/b.json", b"1") and not storage.create("a/b.json", b"2")
+    assert storage.read("a/b.json") == b"1"
+    storage.write("a/b.json", b"3")
+    storage.write("a-c", b"4")
+    assert [*storage.keys()] == ["a-c", "a/b.json"] and [*storage.keys("a")] == ["a/b.json"]
+    storage.delete("a/b.json")
+    storage.delete("a/b.json")
+    assert not storage.exists("a/b.json")
+    with pytest.raises(StorageError, match=r"no object s3://bucket/.*a/b\.json"):
+        storage.read("a/b.json")
+
+
+def commit(uri: str, writer: int) -> tuple[str, int]:
+    """A unit's file, as this writer is told, and whose table it is."""
+    store = UnitStore(Storage(uri), "features/x")
+    record = store.commit(7, pa.table({"writer": [writer]}), {"writer": writer})
+    return record.file, int(record.facts["writer"])
+
+
+def test_of_racing_processes_one_commits_and_all_agree(bucket: str) -> None:
+    with ProcessPoolExecutor(WRITERS, mp_context=get_context("spawn")) as pool:
+        found = set(pool.map(commit, [bucket] * WRITERS, range(WRITERS)))
+    ((file, writer),) = found
+    store = UnitStore(Storage(bucket), "features/x")
+    assert store.read(store.find(7)).to_pydict() == {"writer": [writer]}
+    assert [*store.storage.keys()] == [f"features/x/{file}", "features/x/unit-000007.json"], "the losers left nothing"
+
+
+def test_a_listing_that_lags_costs_a_second_computation_and_no_second_commit(bucket: str) -> None:
+    store = UnitStore(Storage(bucket), "features/x")
+    first = store.commit(1, pa.table({"a": [1]}))
+    again = store.commit(1, pa.table({"a": [2]}))  # as by one who did not see it in a listing
+    assert again == first
+    assert store.read(again).to_pydict() == {"a": [1]}
+    assert len([*store.storage.keys()]) == 2
+
+
+def test_a_pool_in_a_bucket_is_that_of_the_files(bucket: str, tmp_path: Path) -> None:
+    task = write_task(tmp_path)
+    Storage(bucket).write("pool/a.jsonl", (task / "pool.jsonl").read_bytes())
+    assert load_rows(f"{bucket}/pool")[0] == load_rows(str(task / "pool.jsonl"))[0]
+
+
+def test_a_server_that_is_gone_is_an_error_in_reasonable_time(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        Storage(bucket).write("a", b"1")
+    assert "a-secret-for-tests" not in str(caught.value)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_in_a_bucket_ends_as_one_in_a_folder(
+    bucket: str,
+    environment: dict[str, str],
+    mark: dict[str, str],
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    ray_session: Session,
+) -> None:
+    """Workers find the bucket by the environment that the driver has."""
+    once = {"rounds": 1, "evaluation": {"control": False}}
+    task = write_task(tmp_path / "task")
+    run(load_config(write_run_config(task, tiny_model_dir, tmp_path / "local", **once)))
+    in_bucket = write_run_config(task, tiny_model_dir, bucket, **once)
+    finish(in_bucket, {**mark, **environment})
+    copy = tmp_path / "copy"
+    storage = Storage(bucket)
+    for key in list(storage.keys()):
+        (copy / key).parent.mkdir(parents=True, exist_ok=True)
+        (copy / key).write_bytes(storage.read(key))
+    expected = outcome(tmp_path / "local", 1, ["adapter"])
+    for name, value in outcome(copy, 1, ["adapter"]).items():
+        assert value == expected[name], name
+    assert "a-secret-for-tests" not in "".join(
+        path.read_text("utf-8", "replace")
+        for path in copy.rglob("*")
+        if path.suffix in (".json", ".jsonl", ".yaml", ".md")
+    )
+    assert json.loads((copy / "best/best.json").read_text())
