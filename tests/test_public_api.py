@@ -107,7 +107,7 @@ CONFIG_KEYS = {
     "max_grad_norm zero_stage offload workers precision checkpoint_steps early_stop from on_harm",
     "evaluation": "precision batch_tokens list_options scorer extract max_new_tokens control",
     "feedback": "scorer max_new_tokens batch_tokens precision",
-    "cluster": "address workers gpus_per_worker threads unit_attempts object_store_mb",
+    "cluster": "address workers gpus_per_worker threads unit_attempts stall_minutes object_store_mb",
 }
 
 COMPARISON_KEYS = (

@@ -24,7 +24,7 @@ SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
 _MAY_CHANGE = {
-    "cluster": {"address", "workers", "gpus_per_worker", "unit_attempts", "object_store_mb"},
+    "cluster": {"address", "workers", "gpus_per_worker", "unit_attempts", "stall_minutes", "object_store_mb"},
     "training": {"workers", "zero_stage", "offload", "checkpoint_steps"},
     "generation": {
         *("url", "key_env", "concurrency", "requests_per_minute", "timeout", "attempts", "max_requests", "max_tokens"),

@@ -40,6 +40,7 @@ class Session:
     threads: int  # compute threads of each
     gpus: float  # GPUs of each
     attempts: int  # tries of one unit
+    stall: float  # seconds without one more unit done, after which a stage stops
     precision: Literal["float32", "bfloat16"]  # what `auto` stands for, for all workers alike
     slots: int | None  # actors that this machine's own Ray runs at a time; None: a cluster, which may grow
 
@@ -87,11 +88,14 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     if not joined:
         _connect(config)
     try:
+        if not joined:
+            _check_supply(config)
         yield Session(
             workers=config.workers or _default_workers(bool(address)),
             threads=config.threads,
             gpus=config.gpus_per_worker,
             attempts=config.unit_attempts,
+            stall=60 * config.stall_minutes,
             precision="bfloat16" if config.gpus_per_worker or _computes_bfloat16() else "float32",
             slots=None if address else int(ray.cluster_resources().get("CPU", 1)),
         )
@@ -127,6 +131,23 @@ def _connect(config: ClusterConfig) -> None:
             "the address of a running Ray cluster",
             "start one with `ray start --head`, or leave the address out to run on this machine",
         ) from error
+
+
+def _check_supply(config: ClusterConfig) -> None:
+    """Raise ConfigError where no node has what a worker asks for; of a cluster, which may grow, it is only said."""
+    import ray
+
+    wanted = config.gpus_per_worker
+    most = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if wanted <= most:
+        return
+    received = f"cluster.gpus_per_worker = {wanted:g}, and no node with more than {most:g} GPUs"
+    if config.address:
+        logging.getLogger(__name__).warning("%s: work waits until the cluster has grown by one", received)
+        return
+    raise ConfigError(
+        received, "as many GPUs as this machine has", "set cluster.gpus_per_worker: 0, or cluster.address"
+    )
 
 
 def _check_answers(address: str) -> None:

@@ -8,6 +8,8 @@ stage instead of killing workers for ever.
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 import uuid
 from abc import ABC, abstractmethod
@@ -20,6 +22,7 @@ import ray.data
 
 from evoray.engine.events import Stage
 from evoray.engine.session import Session
+from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
@@ -42,6 +45,8 @@ class UnitWorker(ABC):
     def compute(self, unit: int) -> UnitResult:
         """The result of one unit: a pure function of the unit and of what the worker was built with."""
 
+
+_NAMED = 4  # units of a stage that stands still
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -80,9 +85,9 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
         compute=ray.data.ActorPoolStrategy(size=min(session.workers, len(pending))),
         **session.actor_options,
     )
-    # A unit may take as long as it takes: tries are counted here, and dead actors are noticed without this clock.
+    # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
-    for record in dataset.iter_rows():
+    for record in each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session)):
         if record["error"] is not None:
             at = works[int(record["work"])].store.prefix
             stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
@@ -92,6 +97,22 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
         for key in list(work.store.storage.keys(work.store.prefix)):
             if key.startswith(f"{work.store.prefix}/{marks}"):
                 work.store.storage.delete(key)
+
+
+def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:
+    """Units that were begun and are not done, and by whom; where none was, what workers ask for."""
+    begun = []
+    for work in works:
+        storage, start = work.store.storage, f"{work.store.prefix}/{marks}-"
+        for key in storage.keys(work.store.prefix):
+            unit = key.removeprefix(start).partition(".")[0]
+            if key.startswith(start) and not storage.exists(f"{work.store.prefix}/{unit}.json"):
+                begun.append(f"{unit} of {work.store.prefix}, begun by {storage.read(key).decode()}")
+    if begun:
+        return "waiting for " + "; ".join(begun[:_NAMED]) + (f" and {len(begun) - _NAMED} more" * (len(begun) > _NAMED))
+    asked = ", ".join(f"{amount:g} {name.removeprefix('num_')}" for name, amount in session.actor_options.items())
+    free = ", ".join(f"{ray.available_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+    return f"no worker has begun: each asks for {asked}, and free are {free}"
 
 
 class _UnitActor:
@@ -113,7 +134,8 @@ class _UnitActor:
         work = self.works[index]
         storage = work.store.storage
         marks = (f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
-        if not any(storage.create(mark, b"") for mark in marks):
+        me = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        if not any(storage.create(mark, me) for mark in marks):
             return StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,9 +44,12 @@ def _load(kind: Any, reference: str) -> PreTrainedModel:
     attention = None if torch.cuda.is_available() else "eager"
     try:
         model: PreTrainedModel = kind.from_pretrained(
-            resolve_model(reference), dtype=torch.float32, attn_implementation=attention
+            resolve_model(reference),
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,  # nothing that was read is executed
         )
-    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:  # pickled weights: of plain tensors alone
+    except (OSError, ValueError, SafetensorError) as error:
         raise missing_model(reference, _first_line(error)) from error
     if attention is not None:
         use_tiled_attention(model)

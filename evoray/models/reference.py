@@ -17,7 +17,6 @@ from evoray.models.cache import cache_dir
 EMBEDDED = "smollm2"
 EMBEDDED_ENCODER = "minilm"
 _HUB_SECONDS = 10.0
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def resolve_model(reference: str) -> str:
@@ -46,7 +45,7 @@ def model_fingerprint(reference: str) -> str:
         return digest.hexdigest()
     _check_directory(reference, folder)
     for path in sorted(folder.glob("*")):
-        if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model"}:
+        if path.suffix in {".safetensors", ".json", ".jinja", ".model"}:
             digest.update(path.name.encode())
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -63,8 +62,8 @@ def missing_model(reference: str, detail: str) -> ModelError:
 
 
 def _check_directory(reference: str, folder: Path) -> None:
-    """Raise ModelError where a directory has no model config, no tokenizer or no weights."""
-    wanted = {"config.json": ["config.json"], "tokenizer": ["tokenizer*", "vocab*"], "weights": list(_WEIGHTS)}
+    """Raise ModelError where a directory has no model config, no tokenizer or no weights as safetensors."""
+    wanted = {"config.json": ["config.json"], "tokenizer": ["tokenizer*", "vocab*"], "weights as safetensors": ["*.safetensors"]}
     lacking = [name for name, patterns in wanted.items() if not any(any(folder.glob(p)) for p in patterns)]
     if lacking:
         raise missing_model(reference, f"the directory has no {' and no '.join(lacking)}")

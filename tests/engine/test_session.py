@@ -12,7 +12,7 @@ from evoray.engine.session import Session, session
 
 
 def of(precision: Literal["float32", "bfloat16"]) -> Session:
-    return Session(workers=1, threads=1, gpus=0, attempts=1, precision=precision, slots=None)
+    return Session(workers=1, threads=1, gpus=0, attempts=1, stall=60.0, precision=precision, slots=None)
 
 
 @pytest.mark.parametrize("section", [FeatureConfig, TrainingConfig, EvaluationConfig])

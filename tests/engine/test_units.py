@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 from evoray.engine.events import Silent, Stage
 from evoray.engine.session import Session
 from evoray.engine.units import Work, run_units
+from evoray.engine.watchdog import each_within
 from evoray.errors import ModelError, PoolError, StageError
 from evoray.storage import Storage, UnitStore
 from tests.engine.unit_workers import Job, computations
@@ -129,3 +134,29 @@ def test_several_works_share_one_pool_of_actors(tmp_path: Path, ray_session: Ses
     assert steps.done == 4
     assert [squares(work.store) for work in works] == [{0: 0, 1: 1}] * 2
     assert [[computations(folder, unit) for unit in range(2)] for folder in folders] == [[0, 1], [1, 1]]
+
+
+@pytest.mark.slow
+def test_a_stage_that_stands_still_ends_and_says_what_it_waited_for(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    """The worker is left behind: a run's driver ends now, and its workers with it. Here its actor is killed."""
+    with pytest.raises(StageError, match=r"unit-000001 of squares/abc, begun by process (\d+) on") as caught:
+        run(Job(folder=folder, sleeps=1), store, replace(ray_session, workers=2, stall=15.0), 3)
+    assert 0 in squares(store) and 1 not in squares(store)
+    process = re.search(r"process (\d+)", str(caught.value))
+    assert process is not None
+    os.kill(int(process[1]), signal.SIGKILL)
+
+
+def test_rows_within_their_time_come_through_and_errors_too() -> None:
+    assert [*each_within(iter([1, 2, 3]), 30.0, lambda: "nothing")] == [1, 2, 3]
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise PoolError("a", "b", "c")
+
+    rows = each_within(broken(), 30.0, lambda: "nothing")
+    assert next(rows) == 1
+    with pytest.raises(PoolError):
+        next(rows)

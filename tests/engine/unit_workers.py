@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Job:
     breaks: int | None = None  # this unit meets a programming error
     dies: int | None = None  # this unit ends its process, each time
     dies_once: int | None = None
+    sleeps: int | None = None  # this unit does not end, the first time
     never_starts: bool = False
     quarantines: tuple[int, ...] = ()
 
@@ -42,6 +44,8 @@ class _Worker(UnitWorker):
             raise PoolError("a bad unit", "a good one", "mend it")
         if unit == self.job.breaks:
             raise ZeroDivisionError("by zero")
+        if unit == self.job.sleeps and tries == 0:
+            time.sleep(3600)
         if unit == self.job.dies or (unit == self.job.dies_once and tries == 0):
             os._exit(1)
         quarantined = [

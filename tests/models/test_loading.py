@@ -30,7 +30,7 @@ def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
 
 def test_what_a_model_directory_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="the directory has no tokenizer and no weights"):
+    with pytest.raises(ModelError, match="the directory has no tokenizer and no weights as safetensors"):
         model_fingerprint(str(tmp_path))
 
 
