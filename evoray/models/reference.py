@@ -63,7 +63,11 @@ def missing_model(reference: str, detail: str) -> ModelError:
 
 def _check_directory(reference: str, folder: Path) -> None:
     """Raise ModelError where a directory has no model config, no tokenizer or no weights as safetensors."""
-    wanted = {"config.json": ["config.json"], "tokenizer": ["tokenizer*", "vocab*"], "weights as safetensors": ["*.safetensors"]}
+    wanted = {
+        "config.json": ["config.json"],
+        "tokenizer": ["tokenizer*", "vocab*"],
+        "weights as safetensors": ["*.safetensors"],
+    }
     lacking = [name for name, patterns in wanted.items() if not any(any(folder.glob(p)) for p in patterns)]
     if lacking:
         raise missing_model(reference, f"the directory has no {' and no '.join(lacking)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,10 @@ def test_a_stage_that_stands_still_ends_and_says_what_it_waited_for(
     process = re.search(r"process (\d+)", str(caught.value))
     assert process is not None
     os.kill(int(process[1]), signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    while len(squares(store)) < 3:  # what is left behind ends before the next test begins
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_rows_within_their_time_come_through_and_errors_too() -> None:
