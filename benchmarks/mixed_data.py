@@ -24,6 +24,19 @@ def mix_pool(folder: Path, path: Path, rows_per_file: int) -> Path:
     return path
 
 
+def tuning_folder(name: str, data: Path, out: Path) -> Path:
+    """A target made of dev rows alone, half of them as its test rows: settings are tried on it, never on test rows."""
+    folder = out / "tuning" / name
+    if not (folder / "test.parquet").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        dev = pq.read_table(data / "targets" / name / "dev.parquet")
+        order = np.random.default_rng(DATA_SEED).permutation(dev.num_rows)
+        half = dev.num_rows // 2
+        pq.write_table(dev.take(pa.array(np.sort(order[:half]))), folder / "dev.parquet")
+        pq.write_table(dev.take(pa.array(np.sort(order[half:]))), folder / "test.parquet")
+    return folder
+
+
 def target_folder(name: str, data: Path, out: Path, test_rows: int) -> Path:
     """A copy of a target of `data`: its dev rows, and some seeded test rows."""
     folder = out / "targets" / name

@@ -7,7 +7,9 @@ seed, say, on machines of one kind) together with these, and `--seeds` without a
 printed is one JSON object.
 
     python benchmarks/quality.py --data PATH --out DIR [--targets arc_challenge ...] [--seeds 0 1 2] [--selectors ...]
-        [--merge DIR/comparison/cells.jsonl ...]
+        [--merge DIR/comparison/cells.jsonl ...] [--tune] [--entry '{"name": ..., "selector": ...}' ...]
+
+`--tune` scores on one half of the dev rows, and aims at the other: settings are tried there, and test rows are left alone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mixed_data import mix_pool, target_folder
+from mixed_data import mix_pool, target_folder, tuning_folder
 from rich.console import Console
 from sinkhorn_measures import cpu_name
 
@@ -56,7 +58,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.seeds:
         compare(_config(options), display=Display(Console(stderr=True)))
-    cells = [cell for path in [options.out / "comparison" / "cells.jsonl", *options.merge] for cell in _cells(path)]
+    own = options.out / _folder(options) / "cells.jsonl"
+    cells = [cell for path in [own, *options.merge] for cell in _cells(path)]
     summary = summarise_comparison(cells, reference="random", pool={})
     print(render_comparison(summary, "plots/"))
     print(json.dumps(_verdict(summary, options)))
@@ -74,6 +77,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows-per-file", type=int, default=200)
     parser.add_argument("--test-rows", type=int, default=500)
     parser.add_argument("--deciles", action="store_true", help="also train on each tenth of the ranked pool")
+    parser.add_argument("--entry", action="append", type=json.loads, default=[], help="one more entry, as JSON")
+    parser.add_argument("--tune", action="store_true", help="score on half of the dev rows; test rows are not read")
     parser.add_argument("--set", nargs="*", default=[], help="config keys that differ from the defaults: none")
     return parser.parse_args()
 
@@ -81,19 +86,27 @@ def _options() -> argparse.Namespace:
 def _config(options: argparse.Namespace) -> ComparisonConfig:
     data: dict[str, Any] = {
         "pool": str(mix_pool(options.data / "pools", options.out / "pool.parquet", options.rows_per_file)),
-        "targets": {
-            name: str(target_folder(name, options.data, options.out, options.test_rows)) for name in options.targets
-        },
-        "selectors": [{"name": name, **_ENTRIES[name]} for name in options.selectors],
+        "targets": {name: str(_target(name, options)) for name in options.targets},
+        "selectors": [*({"name": name, **_ENTRIES[name]} for name in options.selectors), *options.entry],
         "budgets": [options.k],
         "seeds": options.seeds,
         "deciles": options.deciles,
-        "out": str(options.out / "comparison"),
+        "out": str(options.out / _folder(options)),
         "training": {"workers": 1},  # two small trainings side by side waste less than one on two workers
     }
     for text in options.set:
         apply_override(data, text)
     return build_comparison(data)
+
+
+def _folder(options: argparse.Namespace) -> str:
+    return "tuning-comparison" if options.tune else "comparison"
+
+
+def _target(name: str, options: argparse.Namespace) -> Path:
+    if options.tune:
+        return tuning_folder(name, options.data, options.out)
+    return target_folder(name, options.data, options.out, options.test_rows)
 
 
 def _cells(path: Path) -> list[dict[str, Any]]:
