@@ -9,7 +9,8 @@ printed is one JSON object.
     python benchmarks/quality.py --data PATH --out DIR [--targets arc_challenge ...] [--seeds 0 1 2] [--selectors ...]
         [--merge DIR/comparison/cells.jsonl ...] [--tune] [--entry '{"name": ..., "selector": ...}' ...]
 
-`--tune` scores on one half of the dev rows, and aims at the other: settings are tried there, and test rows are left alone.
+`--tune` scores on one half of the dev rows, and aims at the other: settings are tried there, and test rows are left
+alone. It takes over the features that are in `--out` already.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,10 @@ def main() -> None:
     """Run all cells, then print the report and the JSON object."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.tune and not (options.out / _folder(options)).exists():
+        for name in ("known", "features", "pool", "warmup"):
+            if (options.out / "comparison" / name).exists():
+                shutil.copytree(options.out / "comparison" / name, options.out / _folder(options) / name)
     if options.seeds:
         compare(_config(options), display=Display(Console(stderr=True)))
     own = options.out / _folder(options) / "cells.jsonl"
