@@ -28,10 +28,12 @@ def run_lock(storage: Storage) -> Iterator[None]:
     mine = _identity()
     while not _take(storage, mine):
         try:
-            holder = storage.read_json(KEY)
+            holder = json.loads(storage.read(KEY))
         except StorageError:
+            if storage.exists(KEY):
+                raise
             continue  # released between the two calls
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise _held(storage, {"host": "unknown", "pid": "unknown"}) from error
         # Of several processes that find the same stale lock, one may remove it: who first leaves this mark.
         if not _is_dead(holder) or not storage.create_json(f"lock-stale/{holder.get('token')}.json", mine):

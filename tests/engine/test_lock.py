@@ -96,3 +96,11 @@ def test_a_lock_is_released_when_its_block_fails(tmp_path: Path) -> None:
         _ = 1 / 0
     with run_lock(Storage(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_a_lock_that_cannot_be_read_is_never_taken_over(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / KEY).write_bytes(content)
+    with pytest.raises(LockError, match="unknown"), run_lock(Storage(tmp_path)):
+        pass
+    assert (tmp_path / KEY).read_bytes() == content
