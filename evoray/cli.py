@@ -356,17 +356,17 @@ def run_program(program: Callable[[], object]) -> None:
     except EvorayError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         if not isinstance(error, UserError):
-            typer.echo(f"what is done is kept; to go on from here: {_command()}", err=True)
+            typer.echo(f"to go on from here: {_command()}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            typer.echo(f"interrupted; what is done is kept; to go on from here: {_command()}", err=True)
+            typer.echo(f"interrupted; to go on from here: {_command()}", err=True)
         raise
 
 
 def _command() -> str:
-    """What was typed: the installed command, or a program of Python."""
-    program, *arguments = sys.argv
+    """What was typed, but for what would delete the work: the installed command, or a program of Python."""
+    program, *arguments = (part for part in sys.argv if part != "--anew")
     installed = Path(program).suffix != ".py" or Path(program) == Path(__file__)
     return shlex.join(["evoray", *arguments] if installed else ["python", program, *arguments])
 

@@ -76,8 +76,10 @@ def _play(bench: Bench, seed: int) -> list[dict[str, Any]]:
     ]
     loops = {one: play_loop(bench, one) for one in wanted if one.entry.rounds > 1}
     played = {one: loop.selection for one, loop in loops.items()}
-    selections = select_all(bench, [one for one in wanted if one not in loops], played)
-    models = train_all(bench, jobs_of(bench, selections)) | {one: loop.model for one, loop in loops.items()}
+    single = select_all(bench, [one for one in wanted if one not in loops], played)
+    selections = {**played, **single}
+    jobs = jobs_of(bench, single, {one: loop.steps for one, loop in loops.items()})
+    models = train_all(bench, jobs) | {one: loop.model for one, loop in loops.items()}
     cells = []
     for target in config.targets:
         scores = _score(bench, target, {one: models[one] for one in wanted if one.target == target})

@@ -131,6 +131,12 @@ class ComparisonConfig(Section):
                 "rounds of a selector that has a budget of its own",
                 "leave rounds or tokens_of out, or choose another selector",
             )
+        if "max_tokens" in entry.features:
+            raise ConfigError(
+                f"selectors: {entry.shown} with features.max_tokens",
+                "one length of rows, for features, training and scores alike",
+                "set it in the section features",
+            )
         for budget in self.budgets:
             per_round(budget, entry.rounds)
 

@@ -43,10 +43,22 @@ def read_settings(
     return data
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values alone; a key that stands twice in a mapping is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the parent's."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError as error:
         raise ConfigError(f"no file {path}", "a YAML config", "check the path") from error
     except RecursionError as error:
@@ -117,6 +129,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> ConfigError:
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]!r}?" if near else "remove the key"
         return ConfigError(f"unknown config key {key!r}", f"one of {', '.join(known)}", remedy)
+    if kind == "invalid_key":
+        return ConfigError(f"the config key {key}, which is no text", "a name as key", "remove it, or put it in quotes")
     if kind == "missing":
         return ConfigError(f"no config key {key!r}", "a value for it", f"add {key}: ... to the config")
     return ConfigError(f"{key} = {_SHORT.repr(value)}", message, "change the value in the config or with --set")

@@ -19,7 +19,7 @@ from evoray.engine.candidates import Candidates, with_candidates
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
-from evoray.engine.feedback import ANSWERED
+from evoray.engine.feedback import ANSWERED, feedback_identity
 from evoray.engine.generate import Generator
 from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
@@ -138,6 +138,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
             "cascade": None if cheap is None else cheap.identity,
             "scorer": Scoring.of(config.evaluation).identity(),
             "selector": source_identity(config.selection),
+            "feedback": feedback_identity(config.feedback),
             "seed": config.seed,
         },
     )

@@ -11,6 +11,8 @@ import pytest
 
 from evoray import ComparisonConfig, RunConfig, compare, run
 from evoray.comparison_config import build_comparison, load_comparison
+from evoray.config import FeatureConfig
+from evoray.engine.bench import entries_of
 from evoray.engine.session import Session
 from evoray.errors import ConfigError
 from tests.tiny_task import write_task
@@ -125,9 +127,8 @@ def test_a_loop_is_the_run_of_the_same_settings(tmp_path: Path, tiny_model_dir: 
     summary = json.loads((tmp_path / "alone/summary.json").read_text())
     assert loop["loss"] == summary["arms"][-1]["loss"]["value"]
     assert (loop["rows"], loop["facts"]["rounds"], loop["decile"]) == (BOTH, 2, None)
-    assert loop["steps"] == matched["steps"] + -(
-        -BOTH // 2 // given["training"]["batch_size"]
-    )  # both rounds are paid for
+    first_round_steps = -(-BOTH // 2 // given["training"]["batch_size"])
+    assert loop["steps"] == first_round_steps + matched["steps"]  # what is paid for; matched is the last training
     assert loop["distance"] > 0 and sum(loop["sources"].values()) == BOTH
 
     records_before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/loops").rglob("*.json")}
@@ -171,6 +172,14 @@ def check_what_was_chosen(found: Mapping[tuple[Any, Any], Mapping[str, Any]], ta
         ({"selectors": [{"selector": "less", "training": {"workers": 2}}]}, "section training"),
         ({"selectors": [{"selector": "less", "training": {"epoch": 2}}]}, "did you mean 'epochs'"),
         ({"selectors": [{"selector": "less", "rounds": 2, "training": {"weights": "full"}}]}, "refresh"),
+        ({"selectors": [{"selector": "less", "features": {"max_tokens": 64}}]}, "one length of rows"),
+        (
+            {
+                "selectors": [{"selector": "evoselect", "rounds": 2, "selection": {"max_share": 0.5}}],
+                "budgets": ["1000tok"],
+            },
+            "with shares",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_starts(
@@ -179,6 +188,19 @@ def test_wrong_settings_are_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=message):
         compare(build_comparison({**settings(tmp_path, tmp_path, tmp_path / "out"), **changes}))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_entrys_sections_are_merged_and_its_other_mappings_replaced(tmp_path: Path) -> None:
+    own = {"selector": "evoselect", "features": {"warmup": {"epochs": 3}}, "selection": {"shares": {"b": [0, 1]}}}
+    common = settings(tmp_path, tmp_path, tmp_path / "out", selectors=["random", own])
+    common["selection"] |= {"shares": {"a": [0, 0.3]}, "options": {}}
+    common["features"]["warmup"] = {"rows": 16, "threads": 1}
+    common["selectors"][0] = {"selector": "less", "selection": {"shares": {}}}
+    less, evoselect = entries_of(build_comparison(common))
+    assert (evoselect.features.warmup.rows, evoselect.features.warmup.epochs) == (16, 3)
+    assert evoselect.selection.shares == {"b": (0.0, 1.0)}
+    assert less.selection.shares == {}
+    assert less.features.warmup.epochs == FeatureConfig().warmup.epochs
 
 
 def test_paths_of_a_comparison_are_taken_from_the_folder_of_its_file(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def entries_of(config: ComparisonConfig) -> list[Entry]:
 def _entry(config: ComparisonConfig, entry: EntryConfig, kind: str) -> Entry:
     chosen = {"selector": entry.selector, "options": entry.options}
     plain = config.selection.model_copy(update={"options": {}})  # options are of one selector
-    selection = _section(plain, {**entry.selection, **chosen})
-    features = _section(config.features, entry.features)
+    selection = section(plain, {**entry.selection, **chosen})
+    features = section(config.features, entry.features)
     if features.cascade is not None:
         raise ConfigError("features.cascade in a comparison", "features of all candidates", "leave it out")
     return Entry(
@@ -77,25 +77,25 @@ def _entry(config: ComparisonConfig, entry: EntryConfig, kind: str) -> Entry:
         kind=kind,
         selection=selection,
         features=with_representation(features, selection),
-        training=_section(config.training, entry.training),
+        training=section(config.training, entry.training),
         rounds=entry.rounds,
         tokens_of=entry.tokens_of,
     )
 
 
-def _section(common: S, own: Mapping[str, Any]) -> S:
+def section(common: S, own: Mapping[str, Any]) -> S:
     """A section of a comparison with an entry's own keys. Raises ConfigError that names the wrong one."""
-    asked = _merged(common.model_dump(by_alias=True), own)
     try:
-        return type(common).model_validate(asked)
+        return type(common).model_validate(_merged(common, own))
     except ValidationError as error:
         raise explain(error, type(common)) from error
 
 
-def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Key by key, down to the sections of sections."""
-    both = {key for key in own if isinstance(own[key], Mapping) and isinstance(common.get(key), Mapping)}
-    return {**common, **own, **{key: _merged(common[key], own[key]) for key in both}}
+def _merged(common: Section, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Key by key, down to the sections of sections; what is no section is replaced whole."""
+    both = {key: getattr(common, key, None) for key, value in own.items() if isinstance(value, Mapping)}
+    inner = {key: _merged(held, own[key]) for key, held in both.items() if isinstance(held, Section)}
+    return {**common.model_dump(by_alias=True), **own, **inner}
 
 
 def feature_seed(config: FeatureConfig) -> int:

@@ -25,16 +25,14 @@ class CellModel:
     identity: str
 
 
-def jobs_of(bench: Bench, selections: Mapping[Wanted, Mapping[str, Any]]) -> dict[Wanted, TrainJob]:
-    """The training of each selection (loops have theirs behind them); equal ones have the same folder."""
-    steps = {
-        (one.entry.name, one.target, one.budget, one.seed): _steps(one.entry.training, len(record["ids"]))
-        for one, record in selections.items()
-    }
+def jobs_of(
+    bench: Bench, selections: Mapping[Wanted, Mapping[str, Any]], loops: Mapping[Wanted, int]
+) -> dict[Wanted, TrainJob]:
+    """The training of each selection; equal ones have the same folder. loops: steps that models of loops took."""
+    planned = {one: _steps(one.entry.training, len(record["ids"])) for one, record in selections.items()} | dict(loops)
+    steps = {(one.entry.name, one.target, one.budget, one.seed): count for one, count in planned.items()}
     found: dict[Wanted, TrainJob] = {}
     for one, record in selections.items():
-        if one.entry.rounds > 1:
-            continue
         matched = one.entry.tokens_of
         fixed = None if matched is None else steps[matched, one.target, one.budget, one.seed]
         found[one] = _job(bench, one, record, fixed)

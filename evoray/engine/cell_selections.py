@@ -58,12 +58,12 @@ def select_all(
 ) -> dict[Wanted, dict[str, Any]]:
     """Records of selections: ids, digest, seconds, facts, sources, distances. Those that are known are read.
 
-    loops: records of what loops chose, which others may match in tokens; they are given back among all.
+    loops: records of what loops chose, which others may match in tokens.
     """
-    found: dict[Wanted, dict[str, Any]] = dict(loops or {})
+    found: dict[Wanted, dict[str, Any]] = {}
     first = [one for one in wanted if one.entry.tokens_of is None]
     for group in (first, [one for one in wanted if one.entry.tokens_of is not None]):
-        ready = [_prepare(bench, one, _of(found, one)) for one in group]
+        ready = [_prepare(bench, one, _of({**found, **(loops or {})}, one)) for one in group]
         _make(bench, [one for one in ready if not bench.site.storage.exists(_record(one.identity))])
         for one in ready:
             record = bench.site.storage.read_json(_record(one.identity))

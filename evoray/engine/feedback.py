@@ -61,6 +61,11 @@ class _Answering(UnitWorker):
         return UnitResult(table=pa.table(table), facts={})
 
 
+def feedback_identity(config: FeedbackConfig) -> str | None:
+    """The fingerprint of a scorer of the user's own; None for one of evoray's."""
+    return find_metric(config.scorer).digest if ":" in config.scorer else None
+
+
 def feedback_before(context: Context, number: int) -> dict[str, float]:
     """What earlier rounds learnt, by row; the states that hold it are made where they are missing."""
     if not needs_of(context.config.selection).feedback:

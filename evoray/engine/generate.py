@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -97,7 +97,8 @@ def generate(generator: Generator, number: int, static: Pool | None, site: Site)
     )
     try:
         with site.events.stage(f"generate {number}", len(units)) as stage:
-            run_units([Work(units=tuple(units), factory=job, store=store, quarantine=quarantine)], site.session, stage)
+            work = Work(units=tuple(units), factory=job, store=store, quarantine=quarantine)
+            run_units([work], replace(site.session, stall=max(site.session.stall, _slowest(job))), stage)
     finally:
         if purse is not None:
             purse.close()
@@ -110,6 +111,12 @@ def generate(generator: Generator, number: int, static: Pool | None, site: Site)
     total = {fact: sum(int(commit.facts.get(fact, 0)) for commit in commits) for fact in _COUNTED}
     reasons = reason_counts(storage, storage.keys(quarantine))
     return {**total, "dropped": dropped, "reasons": reasons, "kept": total["samples"] - dropped, "name": name}
+
+
+def _slowest(job: GenerateJob) -> float:
+    """Twice the seconds that a unit takes at the rate that is allowed: it stands still no sooner."""
+    rate = job.config.requests_per_minute
+    return 0.0 if rate is None else 2 * job.config.unit_requests * job.workers * 60 / rate
 
 
 _COUNTED = (

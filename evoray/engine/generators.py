@@ -167,10 +167,10 @@ class _Asking(_Generating):
         """Stored answers, and those of the endpoint to all other requests."""
         job, storage, purse = self.job, self.job.storage, self.job.purse
         found: Answers = {}
-        attempts = 0
         for prompt in prompts:
             if storage.exists(job.key(prompt.number)):
                 found[prompt.number] = stored_answer(storage.read_json(job.key(prompt.number)))
+        attempts = len(found)  # of those that an earlier process made and that failed nothing is known
 
         def allowed(prompt: Prompt) -> bool:
             nonlocal attempts

@@ -27,14 +27,9 @@ def run_lock(storage: Storage) -> Iterator[None]:
     """
     mine = _identity()
     while not _take(storage, mine):
-        try:
-            holder = json.loads(storage.read(KEY))
-        except StorageError:
-            if storage.exists(KEY):
-                raise
-            continue  # released between the two calls
-        except ValueError as error:
-            raise _held(storage, {"host": "unknown", "pid": "unknown"}) from error
+        holder = _holder(storage)
+        if holder is None:
+            continue
         # Of several processes that find the same stale lock, one may remove it: who first leaves this mark.
         if not _is_dead(holder) or not storage.create_json(f"lock-stale/{holder.get('token')}.json", mine):
             raise _held(storage, holder)
@@ -43,6 +38,19 @@ def run_lock(storage: Storage) -> Iterator[None]:
         yield
     finally:
         storage.delete(KEY)
+
+
+def _holder(storage: Storage) -> dict[str, Any] | None:
+    """Who holds it; None where it was released just now. Raises StorageError where it cannot be read."""
+    try:
+        found = json.loads(storage.read(KEY))
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"host": "unknown", "pid": "unknown"}
 
 
 def _take(storage: Storage, mine: dict[str, Any]) -> bool:

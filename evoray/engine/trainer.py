@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evoray.training.checkpoints import Checkpoints, Progress
 
 #: Settings that say where and how often, not what is trained: a training may go on under others.
-_WHERE = {"workers", "zero_stage", "offload", "checkpoint_steps"}
+WHERE = {"workers", "zero_stage", "offload", "checkpoint_steps"}
 
 #: So many trainings in one launch are no longer shown by name.
 _NAMED = 3
@@ -58,7 +58,7 @@ class TrainJob:
         return fingerprint(
             inputs=dict(self.inputs),
             lora=self.lora.model_dump(),
-            config=self.config.model_dump(exclude=_WHERE),
+            config=self.config.model_dump(exclude=WHERE),
             max_tokens=self.max_tokens,
             max_chars=self.max_chars,
             steps=self.steps.prefix if isinstance(self.steps, Folder) else self.steps,

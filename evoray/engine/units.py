@@ -14,6 +14,7 @@ import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,12 +88,14 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     )
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
-    for record in each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session)):
-        if record["error"] is not None:
-            at = works[int(record["work"])].store.prefix
-            stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
-            raise record["error"]
-        stage.advance(1)
+    rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
+    with closing(rows) as records:  # after an error no further unit is begun
+        for record in records:
+            if record["error"] is not None:
+                at = works[int(record["work"])].store.prefix
+                stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
+                raise record["error"]
+            stage.advance(1)
     for work in works:
         for key in list(work.store.storage.keys(work.store.prefix)):
             if key.startswith(f"{work.store.prefix}/{marks}"):

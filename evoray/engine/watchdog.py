@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -12,35 +12,46 @@ from evoray.errors import StageError
 T = TypeVar("T")
 
 
-def each_within(rows: Iterable[T], seconds: float, waiting: Callable[[], str]) -> Iterator[T]:
+def each_within(rows: Iterable[T], seconds: float, waiting: Callable[[], str]) -> Generator[T]:
     """The rows as they come, each at most so many seconds after the one before it.
 
-    waiting: what is waited for, in words. Raises StageError after a longer wait, and whatever the rows raise.
+    waiting: what is waited for, in words. Where it is closed early, no more than one further row is made.
+    Raises StageError after a longer wait, and whatever the rows raise.
     """
     queue: SimpleQueue[tuple[str, T | BaseException | None]] = SimpleQueue()
+    left = threading.Event()
 
     def pull() -> None:
         try:
             for row in rows:
                 queue.put(("row", row))
+                if left.is_set():
+                    return  # and what makes the rows is let go
         except BaseException as error:  # noqa: BLE001 - raised where the rows are read
             queue.put(("error", error))
         else:
             queue.put(("end", None))
 
     threading.Thread(target=pull, daemon=True).start()
-    while True:
-        try:
-            kind, value = queue.get(timeout=seconds)
-        except Empty:
-            raise StageError(
-                f"nothing done for {seconds / 60:g} minutes; {waiting()}",
-                "a stage that goes on",
-                "look at what it waits for (`ray status`, the worker's log), or raise cluster.stall_minutes; the same"
-                " command goes on from what is done",
-            ) from None
-        if kind == "end":
-            return
-        if kind == "error":
-            raise value  # type: ignore[misc]
-        yield value  # type: ignore[misc]
+    try:
+        while True:
+            try:
+                kind, value = queue.get(timeout=seconds)
+            except Empty:
+                raise _stalled(seconds, waiting()) from None
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value  # type: ignore[misc]
+            yield value  # type: ignore[misc]
+    finally:
+        left.set()
+
+
+def _stalled(seconds: float, waiting: str) -> StageError:
+    return StageError(
+        f"nothing done for {seconds / 60:g} minutes; {waiting}",
+        "a stage that goes on",
+        "look at what it waits for (`ray status`, the worker's log), or raise cluster.stall_minutes; the same"
+        " command goes on from what is done",
+    )

@@ -156,10 +156,10 @@ def _files_below(system: Any, folder: str, name: str) -> list[str]:
 
 
 def _local_files(folder: str) -> Iterator[str]:
-    """Files to any depth. Links are followed, as download caches are made of them, but no folder is entered twice."""
+    """Files to any depth, but for hidden folders. Links are followed, but no folder is entered twice."""
     entered = set()
     for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         real = os.path.realpath(root)
         if real in entered:
             folders.clear()
@@ -197,7 +197,7 @@ def _matches(system: Any, pattern: str, name: str) -> list[str]:
     for entry in sorted(_glob(system, base, parts[plain:]), key=lambda entry: str(entry.path)):
         if entry.type == pafs.FileType.Directory:
             found.extend(_files_below(system, entry.path, entry.path))
-        elif _belongs(entry.path[len(base) :].strip("/")):
+        elif entry.type != pafs.FileType.Unknown and _belongs(entry.path[len(base) :].strip("/")):
             found.append(entry.path)
     if not found:
         raise PoolError(f"{name}: matches no supported file", _ACCEPTED, "correct the pattern")
@@ -207,7 +207,10 @@ def _matches(system: Any, pattern: str, name: str) -> list[str]:
 def _glob(system: Any, folder: str, pattern: list[str]) -> list[Any]:
     """Entries below a folder that match glob parts; `**` stands for any number of folders."""
     deep = pattern[0] == "**"
-    entries = system.get_file_info(pafs.FileSelector(folder, recursive=deep, allow_not_found=True))
+    if deep and isinstance(system, pafs.LocalFileSystem):
+        entries = system.get_file_info(list(_local_files(folder)))
+    else:
+        entries = system.get_file_info(pafs.FileSelector(folder, recursive=deep, allow_not_found=True))
     if deep:
         files = [entry for entry in entries if entry.type == pafs.FileType.File]
         start = len(folder.rstrip("/").split("/"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,8 @@ class Storage:
     def exists(self, key: str) -> bool:
         """Whether an object of this name is there."""
         try:
-            obstore.head(self._store, key)
+            with self._answering(key, "looked up", FileNotFoundError):
+                obstore.head(self._store, key)
         except FileNotFoundError:
             return False
         return True
@@ -81,18 +83,13 @@ class Storage:
     def read(self, key: str) -> bytes:
         """The whole object. Raises StorageError where there is none."""
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            with self._answering(key, "read", FileNotFoundError):
+                return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError as error:
             raise StorageError(
                 f"no object {self.location(key)}",
                 "an object written by an earlier stage",
                 "run the stage that writes it again, or restore the file",
-            ) from error
-        except (OSError, ValueError, BaseError) as error:  # ValueError: a key that is no path below the root
-            raise StorageError(
-                f"{self.location(key)} cannot be read: {_first_line(error)}",
-                "storage that answers, and the permission to read from it",
-                "mend that; then the same command goes on",
             ) from error
 
     def write(self, key: str, data: bytes) -> None:
@@ -108,31 +105,36 @@ class Storage:
         return True
 
     def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> None:
-        try:
+        with self._answering(key, "written", AlreadyExistsError):
             # Object stores bound a single put; a conditional one cannot come in parts, and is small.
             parts = mode == "overwrite" and len(data) > _LARGEST_PUT and not self.is_local
             obstore.put(self._store, key, data, mode=mode, use_multipart=parts)
-        except AlreadyExistsError:
+
+    @contextmanager
+    def _answering(self, key: str, done: str, *answers: type[Exception]) -> Iterator[None]:
+        """Turn whatever the storage raises into a StorageError, but for answers that the caller asks for."""
+        try:
+            yield
+        except answers:
             raise
         except (OSError, ValueError, BaseError) as error:  # ValueError: a key that is no path below the root
             raise StorageError(
-                f"{self.location(key)} cannot be written: {_first_line(error)}",
-                "storage with room, and the permission to write to it",
+                f"{self.location(key)} cannot be {done}: {_first_line(error)}",
+                "storage with room that answers, and the permission to use it",
                 "mend that; then the same command goes on",
             ) from error
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        try:
+        with suppress(FileNotFoundError), self._answering(key, "deleted", FileNotFoundError):
             obstore.delete(self._store, key)
-        except FileNotFoundError:
-            return
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key below a prefix (a folder name, without the closing slash), sorted."""
         found: list[str] = []
-        for batch in obstore.list(self._store, prefix or None):
-            found.extend(str(entry["path"]) for entry in batch)
+        with self._answering(prefix, "listed"):
+            for batch in obstore.list(self._store, prefix or None):
+                found.extend(str(entry["path"]) for entry in batch)
         yield from sorted(found)
 
     def read_json(self, key: str) -> Any:

@@ -48,7 +48,7 @@ def test_a_stage_that_fails_leaves_its_line(tmp_path: Path) -> None:
 def test_a_failure_shows_the_command_that_goes_on(
     program: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [program, "run", "my config.yaml"])
+    monkeypatch.setattr(sys, "argv", [program, "run", "my config.yaml", "--anew"])
 
     def fails() -> None:
         raise StageError("a lost disk", "a disk", "find it")
@@ -56,7 +56,7 @@ def test_a_failure_shows_the_command_that_goes_on(
     with pytest.raises(SystemExit) as ended:
         run_program(fails)
     assert ended.value.code == 1
-    assert f"to go on from here: {command}" in capsys.readouterr().err
+    assert f"to go on from here: {command}\n" in capsys.readouterr().err
 
 
 def test_a_mistake_in_the_input_is_to_be_corrected_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ def test_a_lock_is_released_when_its_block_fails(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"null", b"[]"])
 def test_a_lock_that_cannot_be_read_is_never_taken_over(content: bytes, tmp_path: Path) -> None:
     (tmp_path / KEY).write_bytes(content)
     with pytest.raises(LockError, match="unknown"), run_lock(Storage(tmp_path)):

@@ -24,6 +24,7 @@ class Job:
     dies: int | None = None  # this unit ends its process, each time
     dies_once: int | None = None
     sleeps: int | None = None  # this unit does not end, the first time
+    takes: float = 0.0  # seconds of each unit
     never_starts: bool = False
     quarantines: tuple[int, ...] = ()
 
@@ -40,6 +41,7 @@ class _Worker(UnitWorker):
     def compute(self, unit: int) -> UnitResult:
         tries = len(list(self.job.folder.glob(f"unit-{unit}-*")))
         (self.job.folder / f"unit-{unit}-{tries}").touch()
+        time.sleep(self.job.takes)
         if unit == self.job.raises:
             raise PoolError("a bad unit", "a good one", "mend it")
         if unit == self.job.breaks:

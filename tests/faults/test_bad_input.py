@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,8 +126,14 @@ def test_links_in_a_folder_are_followed_once_or_refused(tmp_path: Path) -> None:
     (pool / "a.jsonl").symlink_to(tmp_path / "outside" / "blob")
     assert [row.id for row in load_rows(str(pool))[0]] == ["good"]
     (pool / "circle").symlink_to(pool)
+    (pool / "real").mkdir()
+    (pool / ".hidden").symlink_to(pool / "real")
+    (pool / "real" / "b.jsonl").write_bytes(GOOD.replace(b"good", b"deeper"))
+    os.mkfifo(pool / "pipe.jsonl")
     with bounded(_SECONDS):
-        assert [row.id for row in load_rows(str(pool))[0]] == ["good"]
+        assert [row.id for row in load_rows(str(pool))[0]] == ["good", "deeper"]
+        assert [row.id for row in load_rows(f"{pool}/*.jsonl")[0]] == ["good"]
+        assert [row.id for row in load_rows(f"{pool}/**/*.jsonl")[0]] == ["good", "deeper"]
     (pool / "b.jsonl").symlink_to(tmp_path / "nowhere")
     with bounded(_SECONDS), pytest.raises(PoolError, match=r"b\.jsonl"):
         load_rows(str(pool))
