@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -34,10 +33,10 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(autouse=True)
-def bucket(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return f"s3://bucket/{os.environ['PYTEST_CURRENT_TEST'].partition('::')[2].partition('[')[0].partition(' ')[0]}"
+    return f"s3://bucket/{request.function.__name__}"
 
 
 def test_objects_are_written_once_read_whole_and_listed(bucket: str) -> None:
@@ -107,7 +106,7 @@ def test_a_server_that_is_gone_is_an_error_in_reasonable_time(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_in_a_bucket_ends_as_one_in_a_folder(
     bucket: str,
     environment: dict[str, str],
