@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import obstore
@@ -131,11 +131,13 @@ class Storage:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key below a prefix (a folder name, without the closing slash), sorted."""
-        found: list[str] = []
+        found: dict[str, int] = {}
         with self._answering(prefix, "listed"):
             for batch in obstore.list(self._store, prefix or None):
-                found.extend(str(entry["path"]) for entry in batch)
-        yield from sorted(found)
+                found |= {str(entry["path"]): int(entry["size"]) for entry in batch}
+        # Other programs (Ray Train is one) leave empty objects in a bucket that stand for folders.
+        folders = {"", *(str(parent) for key in found for parent in PurePosixPath(key).parents)}
+        yield from sorted(key for key, size in found.items() if size or key not in folders)
 
     def read_json(self, key: str) -> Any:
         """A JSON object. Raises StorageError where there is none, or something else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -51,6 +52,18 @@ def test_objects_are_written_once_read_whole_and_listed(bucket: str) -> None:
     assert not storage.exists("a/b.json")
     with pytest.raises(StorageError, match=r"no object s3://bucket/.*a/b\.json"):
         storage.read("a/b.json")
+
+
+def test_empty_objects_that_stand_for_folders_are_no_keys(bucket: str, environment: dict[str, str]) -> None:
+    """As pyarrow, and with it Ray Train, leaves them."""
+    storage = Storage(bucket)
+    storage.write("a/b/c", b"1")
+    storage.write("a/empty", b"")
+    for folder in ("", "a", "a/b"):
+        request = f"{environment['AWS_ENDPOINT_URL']}/{bucket.removeprefix('s3://')}/{folder}".rstrip("/") + "/"
+        with urllib.request.urlopen(urllib.request.Request(request, data=b"", method="PUT")) as response:
+            assert response.status == 200
+    assert [*storage.keys()] == ["a/b/c", "a/empty"]
 
 
 def commit(uri: str, writer: int) -> tuple[str, int]:
