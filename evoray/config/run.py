@@ -28,9 +28,7 @@ class ClusterConfig(Section):
     gpus_per_worker: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
     unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops
-    stall_minutes: float = Field(
-        60, gt=0, allow_inf_nan=False
-    )  # without one more unit done, after which a stage stops and says why
+    stall_minutes: float = Field(60, gt=0, allow_inf_nan=False)  # without a unit done, until a stage stops and says why
     object_store_mb: int = Field(256, ge=80)  # of an embedded Ray
 
 

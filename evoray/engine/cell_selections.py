@@ -63,7 +63,8 @@ def select_all(
     found: dict[Wanted, dict[str, Any]] = {}
     first = [one for one in wanted if one.entry.tokens_of is None]
     for group in (first, [one for one in wanted if one.entry.tokens_of is not None]):
-        ready = [_prepare(bench, one, _of({**found, **(loops or {})}, one)) for one in group]
+        known = {**found, **(loops or {})}
+        ready = [_prepare(bench, one, _of(known, one)) for one in group]
         _make(bench, [one for one in ready if not bench.site.storage.exists(_record(one.identity))])
         for one in ready:
             record = bench.site.storage.read_json(_record(one.identity))

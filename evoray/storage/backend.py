@@ -136,8 +136,10 @@ class Storage:
             for batch in obstore.list(self._store, prefix or None):
                 found |= {str(entry["path"]): int(entry["size"]) for entry in batch}
         # Other programs (Ray Train is one) leave empty objects in a bucket that stand for folders.
-        folders = {"", *(str(parent) for key in found for parent in PurePosixPath(key).parents)}
-        yield from sorted(key for key, size in found.items() if size or key not in folders)
+        empty = {key for key, size in found.items() if not size}
+        if empty:
+            empty &= {"", *(str(parent) for key in found for parent in PurePosixPath(key).parents)}
+        yield from sorted(found.keys() - empty)
 
     def read_json(self, key: str) -> Any:
         """A JSON object. Raises StorageError where there is none, or something else."""
