@@ -137,7 +137,8 @@ class _UnitActor:
         work = self.works[index]
         storage = work.store.storage
         marks = (f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
-        me = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        # Of its own for each attempt: put-if-absent tells writers apart by what they write.
+        me = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}".encode()
         if not any(storage.create(mark, me) for mark in marks):
             return StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",

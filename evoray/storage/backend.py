@@ -17,12 +17,13 @@ from typing import Any, Literal
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
 from evoray.errors import ConfigError, StorageError
 
 _LARGEST_PUT = 1 << 30  # bytes
+_BODY_ATTEMPTS = 4  # at one object whose answer breaks off; requests themselves are repeated by obstore
 
 
 class Storage:
@@ -84,7 +85,7 @@ class Storage:
         """The whole object. Raises StorageError where there is none."""
         try:
             with self._answering(key, "read", FileNotFoundError):
-                return bytes(obstore.get(self._store, key).bytes())
+                return self._whole(key)
         except FileNotFoundError as error:
             raise StorageError(
                 f"no object {self.location(key)}",
@@ -92,16 +93,27 @@ class Storage:
                 "run the stage that writes it again, or restore the file",
             ) from error
 
+    def _whole(self, key: str) -> bytes:
+        for _ in range(_BODY_ATTEMPTS - 1):
+            answer = obstore.get(self._store, key)
+            with suppress(GenericError):  # the connection broke in the middle
+                return bytes(answer.bytes())
+        return bytes(obstore.get(self._store, key).bytes())
+
     def write(self, key: str, data: bytes) -> None:
         """Write or replace the whole object at once: readers see the old bytes or the new ones."""
         self._put(key, data, "overwrite")
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put-if-absent: True if this call wrote the object, False if it was there already."""
+        """Put-if-absent: False if another object was there already, True if the object now holds these bytes.
+
+        A put whose answer was lost on the way is repeated, and then meets its own object: only the bytes tell that from
+        another writer's. Writers that must know which of them was first write bytes of their own.
+        """
         try:
             self._put(key, data, "create")
         except AlreadyExistsError:
-            return False
+            return not self.is_local and self.read(key) == data
         return True
 
     def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> None:
