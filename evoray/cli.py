@@ -22,6 +22,7 @@ from evoray.errors import ConfigError, EvorayError, UserError
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
 
+_DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
 _INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
 
 _SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class."
@@ -305,6 +306,25 @@ def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a ru
     from evoray.pipeline import status as look
 
     _print(dict(look(run_dir)))
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[str | None, typer.Argument(help="Run directory to look at as well.", show_default=False)] = None,
+    dashboard: Annotated[str, typer.Option("--dashboard", help="Address of a cluster's dashboard.")] = _DASHBOARD,
+) -> None:
+    """Check this machine, and whether a run directory and a cluster are closed to strangers; 1 where they are not."""
+    from evoray.doctor import examine
+
+    findings = examine(run_dir, dashboard)
+    console = Console(soft_wrap=True, highlight=False)
+    for one in findings:
+        style = {"ok": "green", "warning": "yellow", "FAIL": "red"}[one.status]
+        console.print(f"{one.status:<8} {one.check}: {one.found}", style=style, markup=False)
+        if one.remedy:
+            console.print(f"{'':<8} to do: {one.remedy}", markup=False)
+    if any(one.status == "FAIL" for one in findings):
+        raise typer.Exit(1)
 
 
 def _kept_in(scores: str | None) -> AbstractContextManager[str]:

@@ -1,4 +1,4 @@
-"""Runs that are started as a shell would start them, killed at their records, and started again."""
+"""Commands that are started as a shell would start them, killed, and started again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,60 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _SECONDS = 900.0  # for one start of a run to reach its next record, on a machine that does other things too
 
 
-def kill_after_each(config: Path, out: Path, kills: Sequence[tuple[int, str]], mark: dict[str, str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command of evoray that goes on where it was ended."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]  # beside this process's own
+    errors: Path  # what the latest start says
+
+    @staticmethod
+    def of_run(config: Path, environment: dict[str, str]) -> Job:
+        """`evoray run CONFIG`."""
+        return Job(arguments=("run", str(config)), environment=environment, errors=config.with_name("errors.txt"))
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """In a session of its own."""
+        with self.errors.open("wb") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "evoray.cli", *self.arguments],
+                env={**os.environ, **self.environment},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    def finish(self) -> None:
+        """Start it and have it go to its end."""
+        assert self.start().wait(_SECONDS) == 0, self.said()
+
+    def wait_for(self, record: Path, process: subprocess.Popen[bytes]) -> None:
+        """Until the record is there. Fails where the process ends before."""
+        deadline = time.monotonic() + _SECONDS
+        while not record.exists():
+            assert process.poll() is None, f"ended before {record.name}: {self.said()}"
+            assert time.monotonic() < deadline, f"no {record.name} in time"
+            time.sleep(0.02)
+
+    def said(self) -> str:
+        """What the latest start wrote for a person."""
+        return self.errors.read_text("utf-8", "replace")
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, as the kernel or a cloud would: nothing gets a chance to tidy up."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def kill_after_each(job: Job, out: Path, kills: Sequence[tuple[int, str]]) -> int:
     """Have a run killed after each (round, state), then let it end; how many kills there were.
 
     A state that is there already, since the process got further than it was to, is passed over.
@@ -23,43 +71,11 @@ def kill_after_each(config: Path, out: Path, kills: Sequence[tuple[int, str]], m
         record = out / "rounds" / f"{number:04d}" / f"{state}.json"
         if record.exists():
             continue
-        process = start(config, mark)
+        process = job.start()
         if state == "trained":  # this one is cut off in the middle: after a step whose checkpoint is there
             record = out / "checkpoints" / "rounds" / f"{number:04d}" / "adapter" / "step-000001.json"
-        wait_for(record, process, config)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        job.wait_for(record, process)
+        kill(process)
         killed += 1
-    finish(config, mark)
+    job.finish()
     return killed
-
-
-def finish(config: Path, mark: dict[str, str]) -> None:
-    """Have a run go to its end."""
-    last = start(config, mark)
-    assert last.wait(_SECONDS) == 0, _errors(config).read_text()
-
-
-def start(config: Path, mark: dict[str, str]) -> subprocess.Popen[bytes]:
-    """`evoray run` in a session of its own."""
-    with _errors(config).open("wb") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", "evoray.cli", "run", str(config)],
-            env={**os.environ, **mark},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-        )
-
-
-def wait_for(record: Path, process: subprocess.Popen[bytes], config: Path) -> None:
-    """Until the record is there. Fails where the process ends before."""
-    deadline = time.monotonic() + _SECONDS
-    while not record.exists():
-        assert process.poll() is None, f"ended before {record.name}: {_errors(config).read_text()}"
-        assert time.monotonic() < deadline, f"no {record.name} in time"
-        time.sleep(0.02)
-
-
-def _errors(config: Path) -> Path:
-    return config.with_name("errors.txt")

@@ -15,7 +15,13 @@ MAX_FUNCTION_LINES = 60
 #: The imperative shell: all else computes without knowing where.
 SHELL = (
     *("evoray/engine/", "evoray/pipeline.py", "evoray/single.py", "evoray/cli.py", "jobs/"),
-    *("evoray/comparison.py", "evoray/comparison_config.py", "evoray/generating.py", "evoray/cli_settings.py"),
+    *(
+        "evoray/comparison.py",
+        "evoray/comparison_config.py",
+        "evoray/generating.py",
+        "evoray/cli_settings.py",
+        "evoray/doctor.py",
+    ),
 )
 
 #: What every stage may build on.
@@ -84,7 +90,17 @@ def test_only_the_shell_imports_ray() -> None:
 
 
 def test_the_core_does_not_import_the_shell() -> None:
-    shell = {"engine", "pipeline", "single", "cli", "comparison", "comparison_config", "generating", "cli_settings"}
+    shell = {
+        "engine",
+        "pipeline",
+        "single",
+        "cli",
+        "comparison",
+        "comparison_config",
+        "generating",
+        "cli_settings",
+        "doctor",
+    }
     assert [f"{m.path}: {name}" for m in CORE for name in _evoray_imports(m) if _part(name) in shell] == []
 
 

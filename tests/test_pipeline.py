@@ -17,7 +17,7 @@ from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.single import select
 from tests.conftest import FinishedRun
-from tests.killed_run import kill_after_each
+from tests.killed_run import Job, kill_after_each
 from tests.processes import alive, ended
 from tests.tiny_run import (
     FLAWS,
@@ -141,7 +141,7 @@ def test_killing_the_driver_after_each_transition_changes_nothing(
     config = write_run_config(task, tiny_model_dir, out, rounds=rounds, evaluation={"control": "control" in arms})
     states = [state for state in STATES if "control" in arms or not state.startswith("control")]
     kills = [(number, state) for number in range(1, rounds + 1) for state in states]
-    killed = kill_after_each(config, out, kills, mark)
+    killed = kill_after_each(Job.of_run(config, mark), out, kills)
     assert killed > len(kills) // 2, "most transitions were cut off one by one"
     undisturbed = outcome(finished_run.out, rounds, arms)
     for name, value in outcome(out, rounds, arms).items():

@@ -131,6 +131,7 @@ COMMANDS = {
     "export": "source --out --form --rounds --model",
     "report": "run_dir",
     "status": "run_dir",
+    "doctor": "run_dir --dashboard",
 }
 
 

@@ -77,6 +77,6 @@ def _merge(trained: str, base: str, out: Path) -> None:
     model: Any = load_trained(base, trained)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
-    stored = AutoConfig.from_pretrained(resolve_model(base)).dtype
+    stored = AutoConfig.from_pretrained(resolve_model(base), trust_remote_code=False).dtype
     model.to(stored or model.dtype).save_pretrained(out)
     load_tokenizer(base).save_pretrained(out)

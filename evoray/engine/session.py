@@ -96,7 +96,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
             gpus=config.gpus_per_worker,
             attempts=config.unit_attempts,
             stall=60 * config.stall_minutes,
-            precision="bfloat16" if config.gpus_per_worker or _computes_bfloat16() else "float32",
+            precision="bfloat16" if config.gpus_per_worker or computes_bfloat16() else "float32",
             slots=None if address else int(ray.cluster_resources().get("CPU", 1)),
         )
     finally:
@@ -121,6 +121,7 @@ def _connect(config: ClusterConfig) -> None:
                 include_dashboard=False,
                 **common,
             )
+        _keep_token_private()
         return
     try:
         _check_answers(config.address)
@@ -131,6 +132,18 @@ def _connect(config: ClusterConfig) -> None:
             "the address of a running Ray cluster",
             "start one with `ray start --head`, or leave the address out to run on this machine",
         ) from error
+
+
+def token_file() -> Path:
+    """Where Ray keeps the token of clusters that it starts, unless RAY_AUTH_TOKEN holds one."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _keep_token_private() -> None:
+    """Ray writes its token so that every user of the machine can read it, and who can read it can run programs."""
+    path = token_file()
+    if path.is_file() and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
 
 
 def _check_supply(config: ClusterConfig) -> None:
@@ -157,7 +170,7 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _computes_bfloat16() -> bool:
+def computes_bfloat16() -> bool:
     """Whether this machine's processor multiplies bfloat16 in hardware; no other system than Linux is asked."""
     listed = Path("/proc/cpuinfo")
     return listed.is_file() and not _BFLOAT16_FLAGS.isdisjoint(listed.read_text(encoding="utf-8").split())

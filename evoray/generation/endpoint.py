@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from evoray.generation.shape import Refused
 MAX_BYTES = 4 * 2**20
 #: Seconds that a server may ask to wait.
 LONGEST_PAUSE = 120.0
+_SHORTEST_KEY = 8  # bytes; what is shorter is part of other words too
 _PASSING = {408, 409, 425, 429}
 
 
@@ -150,7 +151,7 @@ async def _attempt(client: httpx2.AsyncClient, endpoint: Endpoint, prompt: Promp
         request = client.stream("POST", f"{endpoint.url.rstrip('/')}/chat/completions", json=endpoint.body(prompt))
         # httpx bounds each wait for some bytes; a server may go on for ever, a byte at a time.
         async with asyncio.timeout(endpoint.timeout), request as response:
-            data = await _read(response)
+            data = _without_key(await _read(response), response.request.headers)
     except (TimeoutError, httpx2.TransportError, httpx2.DecodingError) as error:
         raise _PassingError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
     if response.status_code in _PASSING or response.status_code >= 500:
@@ -175,6 +176,12 @@ async def _read(response: httpx2.Response) -> bytes | None:
     return b"".join(parts)
 
 
+def _without_key(data: bytes | None, sent: Mapping[str, str]) -> bytes | None:
+    """What a server said, without the key that it was sent: some repeat it in errors, which are shown and logged."""
+    key = sent.get("Authorization", "").removeprefix("Bearer ").encode()
+    return data.replace(key, b"[key]") if data and len(key) >= _SHORTEST_KEY else data
+
+
 def _parse(data: bytes) -> Answer | Refused:
     try:
         body = json.loads(data)
@@ -193,7 +200,7 @@ def _parse(data: bytes) -> Answer | Refused:
 
 
 def _excerpt(data: bytes | None) -> str:
-    """The beginning of what a server said, printable; keys that it might repeat are left out."""
+    """The beginning of what a server said, printable; what looks like a key, of whomever, is left out."""
     text = (data or b"")[:2000].decode("utf-8", "replace")
     return re.sub(r"\b(sk|key|Bearer)[-_ ][\w-]{6,}", r"\1-...", ascii(text)[1:-1])[:300]
 

@@ -20,7 +20,7 @@ from evoray.models.reference import missing_model, resolve_model
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a padding token. Raises ModelError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise missing_model(reference, _first_line(error)) from error
     if tokenizer.pad_token_id is None:
@@ -48,6 +48,7 @@ def _load(kind: Any, reference: str) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,  # nothing that was read is executed
+            trust_remote_code=False,  # unless it is said, transformers asks on the terminal
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise missing_model(reference, _first_line(error)) from error

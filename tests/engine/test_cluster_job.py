@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from evoray.doctor import examine
 from tests.conftest import FinishedRun
 from tests.processes import free_ports, marked
 from tests.source_tree import ROOT
@@ -136,3 +137,9 @@ def test_a_client_without_the_token_is_refused(cluster: Cluster) -> None:
         [_RAY, "job", "list", "--address", cluster.dashboard], env=environment, capture_output=True, timeout=300
     )
     assert done.returncode != 0
+
+
+def test_the_doctor_sees_that_strangers_are_refused(cluster: Cluster) -> None:
+    found = {one.check: one for one in examine(None, cluster.dashboard)}
+    assert found["Jobs API"].found == f"{cluster.dashboard} wants a token"
+    assert found["dashboard"].status == "ok"

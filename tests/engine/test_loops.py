@@ -15,7 +15,7 @@ from evoray.engine.round import STATES
 from evoray.engine.session import Session
 from evoray.pipeline import run
 from tests.generation.server import good, serving
-from tests.killed_run import kill_after_each
+from tests.killed_run import Job, kill_after_each
 from tests.tiny_run import outcome, write_run_config
 from tests.tiny_task import write_task
 
@@ -111,7 +111,7 @@ def test_killing_a_loop_in_each_stage_changes_nothing(
         run(load_config(write_loop(tmp_path / "undisturbed", tiny_model_dir, **settings)))
         asked = len(server.requests)
         config = write_loop(tmp_path / "killed", tiny_model_dir, **settings)
-        killed = kill_after_each(config, tmp_path / "killed" / "run", kills, mark)
+        killed = kill_after_each(Job.of_run(config, mark), tmp_path / "killed" / "run", kills)
     assert killed > len(kills) // 2, "most transitions were cut off one by one"
     assert len(server.requests) == 2 * asked
     expected = outcome(tmp_path / "undisturbed" / "run", ROUNDS, ["adapter"])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
+import ray
 import torch
 
 from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
-from evoray.engine.session import Session, session
+from evoray.engine.session import Session, session, token_file
 
 
 def of(precision: Literal["float32", "bfloat16"]) -> Session:
@@ -36,3 +41,21 @@ def test_auto_follows_the_hardware(ray_session: Session) -> None:
     assert ray_session.precision == ("bfloat16" if supported else "float32")
     with session(ClusterConfig(gpus_per_worker=0.5)) as with_gpus:
         assert with_gpus.precision == "bfloat16"
+
+
+@pytest.mark.ray
+def test_an_embedded_ray_takes_nobody_without_its_token(ray_session: Session) -> None:
+    address = ray.get_runtime_context().gcs_address
+    join = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print(ray.nodes())"
+
+    def joined(token: str | None) -> subprocess.CompletedProcess[str]:
+        others = {} if token is None else {"RAY_AUTH_TOKEN": token}
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", **others}
+        return subprocess.run(
+            [sys.executable, "-c", join], env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    assert joined(None).returncode == 0
+    stranger = joined("0" * 32)
+    assert stranger.returncode != 0 and "uthentication" in stranger.stderr
+    assert not stat.S_IMODE(token_file().stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)

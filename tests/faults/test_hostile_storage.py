@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from evoray.errors import ModelError, StorageError
-from evoray.models.loading import load_model, load_trained
+from evoray.models.loading import load_encoder, load_model, load_tokenizer, load_trained
 from evoray.storage import Storage, UnitStore
 
 
@@ -52,6 +55,25 @@ def test_pickled_weights_are_not_run(
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"safetensors"):
         load_trained(str(tiny_model_dir), str(folder))
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, load_encoder])
+def test_code_that_comes_with_a_model_is_not_run_whatever_the_terminal_says(
+    load: Callable[[str], Any], witness: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    classes = {"AutoConfig": "Config", "AutoModelForCausalLM": "Model", "AutoModel": "Model"}
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "planted"}
+    config["auto_map"] = {name: f"planted.{kind}" for name, kind in classes.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": [None, "planted.Tokenizer"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "planted.py").write_text(f"from pathlib import Path; Path({str(witness)!r}).write_text('run')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with suppress(ModelError):  # a tokenizer loads without its code
+        load(str(folder))
     assert not witness.exists()
 
 

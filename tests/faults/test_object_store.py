@@ -20,7 +20,7 @@ from evoray.pipeline import run
 from evoray.pool import load_rows
 from evoray.storage import Storage, UnitStore
 from tests.faults.object_store import object_store
-from tests.killed_run import finish
+from tests.killed_run import Job
 from tests.tiny_run import outcome, write_run_config
 from tests.tiny_task import write_task
 
@@ -133,7 +133,7 @@ def test_a_run_in_a_bucket_ends_as_one_in_a_folder(
     task = write_task(tmp_path / "task")
     run(load_config(write_run_config(task, tiny_model_dir, tmp_path / "local", **once)))
     in_bucket = write_run_config(task, tiny_model_dir, bucket, **once)
-    finish(in_bucket, {**mark, **environment})
+    Job.of_run(in_bucket, {**mark, **environment}).finish()
     copy = tmp_path / "copy"
     storage = Storage(bucket)
     for key in list(storage.keys()):
