@@ -79,6 +79,7 @@ def grouped_token_losses(
     Groups without a common prefix worth sharing, and models for which a padded cache is not exact, run whole.
     """
     flat = [one for group in groups for one in group]
+    begun = _begun(groups)
     families: list[Family] = []
     whole: list[int] = []
     sharing = can_share(model)
@@ -86,7 +87,7 @@ def grouped_token_losses(
     for group in groups:
         places = range(start, start + len(group))
         start += len(group)
-        scored = tuple(place for place in places if True in flat[place].supervised)
+        scored = tuple(place for place in places if True in flat[place].supervised and place not in begun)
         members = [flat[place] for place in scored]
         if sharing and worth_sharing(members):
             families.append(Family(members=scored, shared=shared_length(members)))
@@ -101,8 +102,26 @@ def grouped_token_losses(
     alone = token_losses(model, [flat[place] for place in whole], pad_id, token_budget=token_budget, autocast=autocast)
     for place, array in zip(whole, alone, strict=True):
         losses[place] = array
+    for place, first in begun.items():
+        losses[place] = losses[first][: sum(flat[place].supervised)]
     ordered = iter(losses)
     return [[next(ordered) for _ in group] for group in groups]
+
+
+def _begun(groups: Sequence[Sequence[Encoded]]) -> dict[int, int]:
+    """Sequences with which their group's first one begins, and the place of that one, in the flat list.
+
+    A choice is often the reference response without its end, and by causality its losses are the first of those.
+    """
+    found: dict[int, int] = {}
+    place = 0
+    for group in groups:
+        for offset, one in enumerate(group):
+            first, length = group[0], len(one.ids)
+            if offset and first.ids[:length] == one.ids and first.supervised[:length] == one.supervised:
+                found[place + offset] = place
+        place += len(group)
+    return found
 
 
 def score_rows(

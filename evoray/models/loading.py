@@ -142,7 +142,18 @@ def load_for_inference(reference: str, adapter: str | None, precision: torch.dty
     model = load_trained(reference, adapter)
     if merge and isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    return cast_frozen(to_device(model), precision)
+    return _untied(cast_frozen(to_device(model), precision), precision)
+
+
+def _untied(model: Any, precision: torch.dtype | None) -> Any:
+    """Give an LM head that is tied to the embedding weights of its own in the autocast type, in place.
+
+    Nothing is trained here, and autocast would cast the whole vocabulary anew in every pass, with the same result.
+    """
+    head = model.get_output_embeddings()
+    if precision is not None and isinstance(head, torch.nn.Linear) and head.weight.dtype != precision:
+        head.weight = torch.nn.Parameter(head.weight.detach().to(precision), requires_grad=False)
+    return model
 
 
 def cast_frozen(model: Any, precision: torch.dtype | None) -> Any:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +68,55 @@ def test_a_shared_prompt_gives_the_losses_of_whole_sequences(model: PreTrainedMo
             np.testing.assert_allclose(got, one_at_a_time(model, one), rtol=0, atol=1e-4)
 
 
-def test_a_shared_prompt_is_computed_once(model: PreTrainedModel) -> None:
-    group = [*encode(ROWS[1:2], TOKENIZER, 200), *encode_choices(ROWS[1], TOKENIZER, 200)]
-    computed: list[int] = []
-    handle = model.get_input_embeddings().register_forward_pre_hook(
-        lambda _module, ids: computed.append(ids[0].numel())
-    )
+def computed(model: PreTrainedModel, groups: list[list[Encoded]]) -> list[int]:
+    """Padded tokens of each pass that the losses of some groups take."""
+    found: list[int] = []
+    handle = model.get_input_embeddings().register_forward_pre_hook(lambda _module, ids: found.append(ids[0].numel()))
     try:
-        grouped_token_losses(model, [group], PAD)
+        grouped_token_losses(model, groups, PAD)
     finally:
         handle.remove()
+    return found
+
+
+def shared_start(lists: list[list[int]]) -> list[int]:
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*lists, strict=False))
+    return [column[0] for column in columns]
+
+
+def group_of(row: Row) -> list[Encoded]:
+    return [*encode([row], TOKENIZER, 200), *encode_choices(row, TOKENIZER, 200)]
+
+
+def test_a_shared_prompt_is_computed_once_and_continuations_of_like_length_together(model: PreTrainedModel) -> None:
+    group = group_of(ROWS[1])
     prompt = group[1].supervised.index(True) - 1
-    assert computed == [prompt, len(group) * (max(len(one.ids) for one in group) - prompt)]
+    ends = sorted((len(one.ids) - prompt for one in group), reverse=True)
+    assert ends == [18, 10, 4, 4, 2]
+    # The reference of ROWS[1] is "g" and an end, and the choice "g", of two tokens, is how it begins: it costs nothing.
+    assert computed(model, [group]) == [prompt, 18, 10, 2 * 4]
+
+
+def test_what_all_prompts_begin_with_is_computed_once(model: PreTrainedModel) -> None:
+    system = "You answer questions about colours, shortly and without a word too many."
+    rows = [replace(row, messages=(Message("system", system), *row.messages)) for row in ROWS]
+    groups = [group_of(row) for row in rows]
+    prompts = [group[1].ids[: group[1].supervised.index(True) - 1] for group in groups]
+    common = len(shared_start(prompts))
+    assert common >= len(system)
+    stem, tails, *_ = computed(model, groups)
+    assert (stem, tails) == (common, len(groups) * (max(map(len, prompts)) - common))
+    for group, losses in zip(groups, grouped_token_losses(model, groups, PAD), strict=True):
+        for one, got in zip(group, losses, strict=True):
+            np.testing.assert_allclose(got, one_at_a_time(model, one), rtol=0, atol=1e-4)
+
+
+def test_a_choice_with_which_the_reference_begins_has_its_first_losses(model: PreTrainedModel) -> None:
+    reference, *choices = group_of(ROWS[0])
+    (same,) = [place for place, one in enumerate(choices) if reference.ids[: len(one.ids)] == one.ids]
+    (losses,) = grouped_token_losses(model, [[reference, *choices]], PAD)
+    np.testing.assert_array_equal(losses[1 + same], losses[0][: sum(choices[same].supervised)])
+    np.testing.assert_allclose(losses[1 + same], one_at_a_time(model, choices[same]), rtol=0, atol=1e-4)
 
 
 def test_groups_that_share_little_or_nothing_are_scored_all_the_same(model: PreTrainedModel) -> None:
