@@ -17,6 +17,7 @@ from evoray.engine.bench import Bench, entries_of
 from evoray.engine.cell_loops import check_loops, play_loop
 from evoray.engine.cell_models import CellModel, jobs_of, train_all
 from evoray.engine.cell_selections import Wanted, select_all
+from evoray.engine.cell_trials import try_all
 from evoray.engine.cells import model_cell, untrained_cell
 from evoray.engine.comparison_summary import summarise_comparison
 from evoray.engine.events import Display, Events
@@ -76,7 +77,10 @@ def _play(bench: Bench, seed: int) -> list[dict[str, Any]]:
     ]
     loops = {one: play_loop(bench, one) for one in wanted if one.entry.rounds > 1}
     played = {one: loop.selection for one, loop in loops.items()}
-    single = select_all(bench, [one for one in wanted if one not in loops], played)
+    free = [one for one in wanted if one not in loops and one.entry.tokens_of is None]
+    chosen = try_all(bench, select_all(bench, free))
+    matched = select_all(bench, [one for one in wanted if one.entry.tokens_of is not None], {**played, **chosen})
+    single = {**chosen, **matched}
     selections = {**played, **single}
     jobs = jobs_of(bench, single, {one: loop.steps for one, loop in loops.items()})
     models = train_all(bench, jobs) | {one: loop.model for one, loop in loops.items()}

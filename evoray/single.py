@@ -132,10 +132,12 @@ def select(
     """Choose rows of a pool for a target; writes `selected.parquet`, `selection.json` and evoselect's potentials.
 
     k: rows, a share of the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own;
-    options: of the selector; those of evoselect are fields of `selection`. With `features_path` (a feature store or any
-    Parquet file with columns id and feature) no model is needed.
+    options: of the selector; those of evoselect are fields of `selection`. Nothing is trained here: `trials` has no
+    part. With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
     """
-    settings = _asked(selection, k=k, selector=selector, **({} if options is None else {"options": dict(options)}))
+    settings = _asked(
+        selection, k=k, selector=selector, trials=1, **({} if options is None else {"options": dict(options)})
+    )
     needs, featured = needs_of(settings), is_featured(settings)
     taken = with_representation(_with_adapter(features, adapter), settings)
     check_metric(taken, settings)

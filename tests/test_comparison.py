@@ -101,6 +101,28 @@ def test_a_comparison_goes_on_with_more_selectors_and_does_nothing_twice(
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_choice_that_training_decides_is_that_of_its_settings(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    task, out = write_task(tmp_path / "task"), tmp_path / "out"
+    free = {"selector": "evoselect", "selection": {"lambda": "auto", "r": "auto", "trials": 2}}
+    cell = finished(build_comparison(settings(task, tiny_model_dir, out, selectors=["random", free])))["evoselect", "6"]
+    trials = cell["facts"]["trials"]
+    losses = [one["loss"] for one in trials["tried"]]
+    assert len(losses) == 2 and trials["kept"] == losses.index(min(losses))
+    assert cell["seconds"]["train"] == pytest.approx(sum(one["seconds"] for one in trials["tried"]))
+
+    kept = {name: trials["tried"][trials["kept"]][name] for name in ("lambda", "r")}
+    fixed = {"selector": "evoselect", "name": "fixed", "selection": kept}
+    models = len(list(out.glob("models/*")))
+    again = finished(build_comparison(settings(task, tiny_model_dir, out, selectors=["random", free, fixed])))
+    assert again["evoselect", "6"] == cell
+    assert (again["fixed", "6"]["ids"], again["fixed", "6"]["losses"]) == (cell["ids"], cell["losses"])
+    assert len(list(out.glob("models/*"))) == models, "the same training"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_loop_is_the_run_of_the_same_settings(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
     task = write_task(tmp_path / "task")
     loops: list[Any] = [

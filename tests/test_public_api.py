@@ -74,7 +74,7 @@ PARAMETERS = {
 }
 
 FIELDS = {
-    "Choice": "picks facts",
+    "Choice": "picks facts others",
     "Compared": "out headline summary",
     "Comparison": "model against loss loss_low loss_high accuracy accuracy_low accuracy_high rows verdicts",
     "Exported": "path rows left_out",
@@ -101,7 +101,7 @@ CONFIG_KEYS = {
     "unit_requests url key_env concurrency requests_per_minute timeout attempts max_requests max_tokens batch_tokens "
     "precision near",
     "reading": "unit_rows max_quarantined max_chars",
-    "selection": "selector k options energy lambda r eps rho solver eta steps tolerance shares max_share shards "
+    "selection": "selector k options energy lambda r eps rho solver eta steps tolerance trials shares max_share shards "
     "cache_mb",
     "training": "weights epochs batch_size micro_batch_tokens packing learning_rate warmup_share schedule weight_decay "
     "max_grad_norm zero_stage offload workers precision checkpoint_steps early_stop from on_harm",

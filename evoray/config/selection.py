@@ -71,6 +71,7 @@ class SelectionConfig(Section):
     eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
     steps: int = Field(40, ge=1)
     tolerance: float = Field(1e-3, gt=0)  # L1 error of the target marginal
+    trials: int = Field(3, ge=1, le=16)  # choices by other lambda and r that are trained; the least validate loss stays
     shares: dict[str, tuple[float, float]] = {}  # least and largest share of the picks, by source
     max_share: float | None = Field(None, ge=0, le=1)  # largest share of every source that `shares` does not name
     shards: int | None = Field(None, ge=1)  # solver actors; None: one per CPU, at least two

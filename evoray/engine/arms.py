@@ -18,6 +18,7 @@ from evoray.engine.site import fingerprint
 from evoray.engine.stages import Scores, Target, score
 from evoray.engine.trainer import TrainJob, train
 from evoray.evaluation.harm import compare_round
+from evoray.models.folder import Folder
 
 ARMS = ("adapter", "control")  # names of folders in a round; the second needs the first
 CONTROL_ROWS = "control.parquet"
@@ -34,18 +35,38 @@ def train_arms(context: Context, number: int, arms: Sequence[str]) -> dict[str, 
 
 
 def _job(context: Context, number: int, arm: str) -> TrainJob:
+    return training_of(
+        context,
+        number,
+        arm,
+        name=_shown(number, arm),
+        rows=f"{Rounds.prefix(number)}/{_ROWS[arm]}",
+        identity=_rows_of(context, number, arm),
+        out=context.adapter(number, arm),
+    )
+
+
+def training_of(
+    context: Context, number: int, arm: str, *, name: str, rows: str, identity: Any, out: Folder
+) -> TrainJob:
+    """The training of an arm on a round's rows, and with `from: base` on those of earlier rounds before them.
+
+    rows: the key of the file that has them. identity: what is known of them by name.
+    """
     config, parent = context.config, context.parent(number)
     follows = config.training.start_from == "previous"
-    rounds = [number] if follows else [*kept_rounds(context, number), number]
+    earlier = [] if follows else kept_rounds(context, number)
     start = context.adapter(parent, arm) if follows and parent else None
+    keys = [*(f"{Rounds.prefix(one)}/{_ROWS[arm]}" for one in earlier), rows]
+    identities = [*(_rows_of(context, one, arm) for one in earlier), identity]
     return TrainJob(
-        name=_shown(number, arm),
-        data=tuple(context.storage.location(f"{Rounds.prefix(one)}/{_ROWS[arm]}") for one in rounds),
+        name=name,
+        data=tuple(context.storage.location(key) for key in keys),
         model=config.model,
         start=start,
-        out=context.adapter(number, arm),
+        out=out,
         inputs={
-            "data": fingerprint(rows=[_rows_of(context, one, arm) for one in rounds], pool=context.pool.fingerprint),
+            "data": fingerprint(rows=identities, pool=context.pool.fingerprint),
             "model": context.model_identity,
             "start": None if start is None else start.fingerprint(),
             "validate": context.validate.source.identity if config.training.early_stop else None,

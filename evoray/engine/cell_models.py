@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from evoray.config import TrainingConfig
 from evoray.engine.bench import Bench
@@ -14,6 +14,8 @@ from evoray.engine.site import fingerprint
 from evoray.engine.trainer import TrainJob, train
 from evoray.models.folder import Folder
 from evoray.training.order import steps_of
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ def jobs_of(
     for one, record in selections.items():
         matched = one.entry.tokens_of
         fixed = None if matched is None else steps[matched, one.target, one.budget, one.seed]
-        found[one] = _job(bench, one, record, fixed)
+        found[one] = job_of(bench, one, record, fixed)
     return found
 
 
@@ -43,7 +45,8 @@ def _steps(training: TrainingConfig, rows: int) -> int:
     return steps_of(rows, training.batch_size, training.epochs)
 
 
-def _job(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None) -> TrainJob:
+def job_of(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None = None) -> TrainJob:
+    """The training of one selection. steps: as many as another's; None: what its rows and epochs take."""
     config, site = bench.config, bench.site
     training = site.session.settled(one.entry.training)
     looked = bench.target(one.target, "validate", one.seed).source if training.early_stop else None
@@ -71,7 +74,7 @@ def _job(bench: Bench, one: Wanted, record: Mapping[str, Any], steps: int | None
     return replace(job, out=Folder(storage=site.storage, prefix=f"models/{job.identity}"))
 
 
-def train_all(bench: Bench, jobs: Mapping[Wanted, TrainJob]) -> dict[Wanted, CellModel]:
+def train_all(bench: Bench, jobs: Mapping[Key, TrainJob]) -> dict[Key, CellModel]:
     """The model of every training; those that are done are read."""
     distinct = {job.identity: job for job in jobs.values()}
     pending = [job for job in distinct.values() if job.outcome() is None]

@@ -22,7 +22,7 @@ from evoray.engine.shards import PoolTiles, TileSource, units_of
 from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.selection.distance import subset_facts
-from evoray.selection.selector import Goal, Request
+from evoray.selection.selector import Choice, Goal, Request
 from evoray.storage import UnitStore
 
 
@@ -54,22 +54,22 @@ class _Ready:
 
 
 def select_all(
-    bench: Bench, wanted: Sequence[Wanted], loops: Mapping[Wanted, dict[str, Any]] | None = None
+    bench: Bench, wanted: Sequence[Wanted], known: Mapping[Wanted, Mapping[str, Any]] | None = None
 ) -> dict[Wanted, dict[str, Any]]:
-    """Records of selections: ids, digest, seconds, facts, sources, distances. Those that are known are read.
+    """Records of selections: ids, digest, seconds, facts, sources, distances, others. Those that were made are read.
 
-    loops: records of what loops chose, which others may match in tokens.
+    known: records of selections whose tokens some of the wanted ones are to have. others: identities of a selector's
+    further choices, which have records of their own.
     """
-    found: dict[Wanted, dict[str, Any]] = {}
-    first = [one for one in wanted if one.entry.tokens_of is None]
-    for group in (first, [one for one in wanted if one.entry.tokens_of is not None]):
-        known = {**found, **(loops or {})}
-        ready = [_prepare(bench, one, _of(known, one)) for one in group]
-        _make(bench, [one for one in ready if not bench.site.storage.exists(_record(one.identity))])
-        for one in ready:
-            record = bench.site.storage.read_json(_record(one.identity))
-            found[one.wanted] = {**record, **measured(bench, one.wanted, record)}
-    return found
+    ready = [_prepare(bench, one, _of(known or {}, one)) for one in wanted]
+    _make(bench, [one for one in ready if not bench.site.storage.exists(_record(one.identity))])
+    return {one.wanted: read_selection(bench, one.wanted, one.identity) for one in ready}
+
+
+def read_selection(bench: Bench, one: Wanted, identity: str) -> dict[str, Any]:
+    """The record of a selection that was made, with its distances to the target of its cell."""
+    record = bench.site.storage.read_json(_record(identity))
+    return {**record, **measured(bench, one, record)}
 
 
 def _of(found: Mapping[Wanted, Mapping[str, Any]], one: Wanted) -> Mapping[str, Any] | None:
@@ -129,26 +129,34 @@ def _make(bench: Bench, ready: Sequence[_Ready]) -> None:
 
 
 def _choose(bench: Bench, one: _Ready, shards: RayShards) -> None:
-    storage, seed = bench.site.storage, one.wanted.seed
+    seed = one.wanted.seed
     with bench.site.events.stage(f"select {one.wanted.shown}", 1) as stage:
         started = time.monotonic()
         request = Request(k=1, rows=1, seed=seed, goal=one.goal, progress=stage.share)
         choice = choose_from(shards, one.config, request)
         seconds = time.monotonic() - started
-    picks = picks_table(choice.picks)
+    others = [f"{one.identity}-{place}" for place in range(1, len(choice.others) + 1)]
+    for identity, other in zip(others, choice.others, strict=True):
+        _keep(bench, one, identity, other, seconds, [])
+    _keep(bench, one, one.identity, choice, seconds, others)  # last: with it the others are there
+
+
+def _keep(bench: Bench, one: _Ready, identity: str, choice: Choice, seconds: float, others: list[str]) -> None:
+    storage, picks = bench.site.storage, picks_table(choice.picks)
     tiles = sorted(set(picks["tile"].to_pylist()))
     units = units_of(bench.pool.units, tiles)
-    digest = write_selected(storage, _rows(one.identity), picks, one.aimed, 1, bench.pool.rows, units)
+    digest = write_selected(storage, _rows(identity), picks, one.aimed, 1, bench.pool.rows, units)
     record = {
-        "identity": one.identity,
+        "identity": identity,
         "ids": picks["id"].to_pylist(),
         "digest": digest,
         "tiles": tiles,
         "seconds": round(seconds, 3),
         "facts": brief(choice.facts),
-        "sources": chosen_sources(storage, _rows(one.identity)),
+        "sources": chosen_sources(storage, _rows(identity)),
+        "others": others,
     }
-    storage.write_json(_record(one.identity), record)
+    storage.write_json(_record(identity), record)
 
 
 def _record(identity: str) -> str:

@@ -53,7 +53,10 @@ def model_cell(
         "ids": selection["ids"],
         "sources": selection["sources"],
         **{name: selection[name] for name in ("distance", "cosine", "vendi", "vendi_target")},
-        "seconds": {"select": selection["seconds"], "train": trained["seconds"]},
+        "seconds": {
+            "select": selection["seconds"],
+            "train": trained["seconds"] + selection.get("tried_seconds", 0.0),
+        },
         "facts": selection["facts"],
         "fingerprints": identities,
         "decile": decile,

@@ -99,7 +99,9 @@ def choose_from(shards: Shards, config: SelectionConfig, request: Request) -> Ch
         choice = selector.select(shards, replace(request, k=usable, rows=usable))
     else:
         choice = _within(shards, selector, request, budget, rows, usable)
-    return replace(choice, facts={"selector": config.selector, "usable": usable, **choice.facts})
+    about = {"selector": config.selector, "usable": usable}
+    others = tuple(replace(one, facts={**about, **one.facts}) for one in choice.others)
+    return replace(choice, facts={**about, **choice.facts}, others=others)
 
 
 def _within(shards: Shards, selector: Selector, request: Request, budget: Budget, rows: int, usable: int) -> Choice:
@@ -116,14 +118,19 @@ def _within(shards: Shards, selector: Selector, request: Request, budget: Budget
         choice = selector.select(shards, replace(request, k=k, rows=wanted))
         if budget.tokens is None:
             return choice
-        tokens = _tokens_of(shards, choice.picks)
-        count = taken(tokens, budget.tokens)
-        if count is None and wanted < usable:
-            wanted = min(usable, int(wanted * _MORE) + 1)
-            continue
-        picks = choice.picks[:count]
-        facts = {"budget_tokens": budget.tokens, "tokens": sum(tokens[:count]), "k": k}
-        return replace(choice, picks=picks, facts={**choice.facts, **facts})
+        found = [_cut(shards, one, budget.tokens, k) for one in (choice, *choice.others)]
+        if wanted == usable or all(enough for _, enough in found):
+            first, *others = (cut for cut, _ in found)
+            return replace(first, others=tuple(others))
+        wanted = min(usable, int(wanted * _MORE) + 1)
+
+
+def _cut(shards: Shards, choice: Choice, budget: int, k: int) -> tuple[Choice, bool]:
+    """What of a choice, by rank, comes nearest to a budget of tokens; and whether the choice has so many."""
+    tokens = _tokens_of(shards, choice.picks)
+    count = taken(tokens, budget)
+    facts = {"budget_tokens": budget, "tokens": sum(tokens[:count]), "k": k}
+    return replace(choice, picks=choice.picks[:count], facts={**choice.facts, **facts}), count is not None
 
 
 def _mean_tokens(shards: Shards) -> float:

@@ -5,10 +5,12 @@ Each transition leaves a record; a round that was interrupted goes on after its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from evoray.alignment.reduction import Array
 from evoray.budget import Budget
@@ -26,7 +28,9 @@ from evoray.engine.rundir import SELECTED, Rounds
 from evoray.engine.selected import draw_control, memory_of, picks_table, token_sum, write_selected
 from evoray.engine.shards import PoolTiles, StoredTiles, TileSource, units_of
 from evoray.engine.stored import POOL, Features, read_features
+from evoray.engine.trials import best_by_training, forget_trials, keep_trial
 from evoray.errors import SelectionError
+from evoray.selection.picks import Pick
 
 STATES = (
     "generated",
@@ -58,7 +62,8 @@ def play_round(context: Context, number: int) -> None:
     controlled = context.config.evaluation.control and features is not None
     if features is not None and controlled:
         step(number, "control_drawn", lambda: _draw_control(context, number, features))
-    step(number, "trained", lambda: train_arms(context, number, ARMS if controlled else ARMS[:1]))
+    step(number, "trained", lambda: _train(context, number, ARMS if controlled else ARMS[:1]))
+    forget_trials(context, number)
     step(number, "evaluated", lambda: evaluate_arms(context, number, ARMS if controlled else ARMS[:1]))
     keep_best(context)
     if controlled:
@@ -163,6 +168,12 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
             source, goal, config.selection, seed, context.site.session, stage.share, used, memory, start_g_M,
             _notebook(context, number), looped=config.rounds > 1, feedback=feedback_before(context, number),
         )  # fmt: skip
+    if choice.others:
+
+        def write(picks: Sequence[Pick], key: str) -> str:
+            return _write_rows(context, number, features, picks_table(picks), key)
+
+        choice = best_by_training(context, number, [choice, *choice.others], write)
     prefix = Rounds.prefix(number)
     context.storage.write_table(f"{prefix}/picks.parquet", picks_table(choice.picks))
     proxy = _proxy_of(context, number)
@@ -201,15 +212,23 @@ def _select(context: Context, number: int, features: _RoundFeatures | None) -> d
     prefix = Rounds.prefix(number)
     _notebook(context, number).clear()
     picks = context.storage.read_table(f"{prefix}/picks.parquet")
-    target_ids = [] if features is None else read_features(features.align)[0]
-    stored = context.pool.units if features is None else features.pool.units
-    units = units_of(stored, picks["tile"].to_pylist())
-    digest = write_selected(
-        context.storage, f"{prefix}/{SELECTED}", picks, target_ids, number, context.pool.rows, units
-    )
+    digest = _write_rows(context, number, features, picks, f"{prefix}/{SELECTED}")
     ids = picks["id"].to_pylist()
     tokens = None if features is None else token_sum(features.whole.store, features.whole.units, ids)
     return {"ids": ids, "digest": digest, "rows": len(ids), "tokens": tokens}
+
+
+def _write_rows(context: Context, number: int, features: _RoundFeatures | None, picks: pa.Table, key: str) -> str:
+    """Write picked rows with all their columns; the fingerprint of their ids."""
+    target_ids = [] if features is None else read_features(features.align)[0]
+    stored = context.pool.units if features is None else features.pool.units
+    units = units_of(stored, picks["tile"].to_pylist())
+    return write_selected(context.storage, key, picks, target_ids, number, context.pool.rows, units)
+
+
+def _train(context: Context, number: int, arms: Sequence[str]) -> dict[str, Any]:
+    keep_trial(context, number)
+    return train_arms(context, number, arms)
 
 
 def _draw_control(context: Context, number: int, features: _RoundFeatures) -> dict[str, Any]:

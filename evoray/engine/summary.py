@@ -211,12 +211,14 @@ def _generated(context: Context) -> list[GeneratedRound]:
 
 def _path(context: Context, number: int) -> list[PathPoint]:
     facts = context.storage.read_json(f"{Rounds.prefix(number)}/aligned.json")
+    tried = {(one["lambda"], one["r"]): one["loss"] for one in facts.get("trials", {}).get("tried", [])}
     return [
         PathPoint(
             round=number,
             lam=point["lam"],
             r=point["r"],
             transport_cost=point["validate_cost"],
+            validate_loss=tried.get((point["lam"], point["r"])),
             chosen=point["lam"] == facts["lambda"] and point["r"] == facts["r"],
         )
         for point in facts.get("path", [])

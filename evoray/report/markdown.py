@@ -153,17 +153,20 @@ def _bias(chosen: float, pool: float) -> str:
 def _path(run: RunSummary) -> str:
     if not run.path:
         return ""
+    untrained = all(point.validate_loss is None for point in run.path)
     rows = [
         (
             str(point.round),
             f"{point.lam:g}",
             f"{point.r:g}",
             f"{point.transport_cost:.6g}",
+            *([] if untrained else ["" if point.validate_loss is None else f"{point.validate_loss:.4f}"]),
             "chosen" if point.chosen else "",
         )
         for point in run.path
     ]
-    return markdown_table(("round", "lambda", "r", "transport cost to the validation rows", ""), rows)
+    titles = ("round", "lambda", "r", "transport cost to the validation rows")
+    return markdown_table((*titles, *([] if untrained else ["loss on them after training"]), ""), rows)
 
 
 def _certificates(run: RunSummary) -> str:

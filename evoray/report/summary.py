@@ -68,6 +68,7 @@ class PathPoint:
     lam: float  # lambda, the weight of the diversity energy
     r: float  # eps over the standard deviation of the cost
     transport_cost: float
+    validate_loss: float | None = None  # of the model that was trained on it, where it was tried
     chosen: bool = False
 
 

@@ -5,12 +5,16 @@ lambda, eta and steps are unpublished, ours are in `EvoSelectParams`). lambda an
 held-out rows of the target: of every point of a short path, the one whose picks, taken uniformly, have the least
 transport cost to those rows at one fixed eps. Every point starts from uniform weights and the same converged
 potentials, so that choosing a point equals running with its values fixed.
+
+What aligns best is not always what trains best. With `trials` the result also has those choices of the path that differ
+most from it, among them that of a large r, where the plan is blurred and rows rank by their mean similarity: whoever
+can train judges them by the loss on held-out rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +43,10 @@ _Tried = tuple[PathPoint, Descent, Potentials]
 
 #: A cost matrix without spread counts as this much spread: eps stays above the rounding of fp32 features.
 MIN_COST_STD = 1e-3
+#: eps / std(C) at which rows rank by their mean similarity.
+MEAN_R = 4.0
+#: Choices that share more than this part of their rows are not worth a training each.
+ALIKE = 0.95
 #: L1 marginal error to which the picked set is solved: for the held-out cost, and for the certificate.
 VALIDATE_TOLERANCE = 1e-4
 CERTIFICATE_TOLERANCE = 1e-6
@@ -108,7 +116,29 @@ def evoselect(
     )
     path = _walk(setting, progress)
     shards.call("close", POOL)
-    return _finish(setting, path, usable)
+    # The best by held-out cost to 1e-6, lambda, place in the path.
+    best = min(path, key=lambda tried: (round(tried[0].validate_cost or 0.0, 6), tried[0].lam))
+    points = tuple(tried for tried, *_ in path)
+    first, *others = [_finish(setting, tried, points, usable) for tried in _to_try(best, path, params.trials)]
+    return replace(first, others=tuple(others))
+
+
+def _to_try(best: _Tried, path: list[_Tried], trials: int) -> list[_Tried]:
+    """The best by alignment, then each time what is least like all of them; of equals the first of the path."""
+    chosen = [best]
+    while len(chosen) < trials:
+        shared = {place: max(_overlap(one, other) for other in chosen) for place, one in enumerate(path)}
+        place = min(shared, key=lambda place: (shared[place], place))
+        if shared[place] > ALIKE:
+            break
+        chosen.append(path[place])
+    return chosen
+
+
+def _overlap(one: _Tried, other: _Tried) -> float:
+    """Part of the picks that two choices share."""
+    ids, others = ({row_id for _, _, row_id, *_ in tried[1].top} for tried in (one, other))
+    return len(ids & others) / len(ids)
 
 
 def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> list[_Tried]:
@@ -117,16 +147,19 @@ def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> lis
     lams = sorted(set(params.lambda_path)) if params.lam == "auto" else [params.lam]
     lams = [0.0] if params.energy == "none" else lams
     ratios = params.r_path if params.r == "auto" else (params.r,)
-    scales: list[tuple[float | None, float]] = [(r, r * setting.cost_std) for r in ratios]
+    scales: list[tuple[float | None, float, list[float]]] = [(r, r * setting.cost_std, lams) for r in ratios]
+    if params.trials > 1 and params.r == "auto":
+        scales.append((MEAN_R, MEAN_R * setting.cost_std, [0.0] if params.lam == "auto" else lams))
     if params.eps is not None:
-        scales = [(None, params.eps)]
-    if len(lams) * len(scales) > 1 and setting.validate_MD is None:
+        scales = [(None, params.eps, lams)]
+    points = sum(len(some) for *_, some in scales)
+    if points > 1 and setting.validate_MD is None:
         raise SelectionError(
             "lambda or r 'auto' without held-out target rows",
             "held-out rows to choose them by",
             "give the target a validate split, or set lambda and r",
         )
-    total, done = len(lams) * len(scales) * params.steps, 0
+    total, done = points * params.steps, 0
 
     def step_done() -> None:
         nonlocal done
@@ -135,9 +168,9 @@ def _walk(setting: _Setting, progress: Callable[[int, int], None] | None) -> lis
             progress(done, total)
 
     found: list[_Tried] = []
-    for r, eps in scales:
+    for r, eps, some in scales:
         start = _start(setting, eps)
-        for lam in lams:
+        for lam in some:
             found.append((*_tried(setting, lam, r, start, len(found), step_done), start))
     return found
 
@@ -201,9 +234,9 @@ def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> 
     )
 
 
-def _finish(setting: _Setting, path: list[_Tried], usable: int) -> EvoSelectResult:
-    """Certify, describe and measure the best of the path: by held-out cost to 1e-6, lambda, place in the path."""
-    point, descent, start = min(path, key=lambda tried: (round(tried[0].validate_cost or 0.0, 6), tried[0].lam))
+def _finish(setting: _Setting, tried: _Tried, path: tuple[PathPoint, ...], usable: int) -> EvoSelectResult:
+    """Certify, describe and measure a point of the path."""
+    point, descent, start = tried
     shards, task = setting.shards, setting.task
     solved = solve_picked(
         shards,
@@ -241,7 +274,7 @@ def _finish(setting: _Setting, path: list[_Tried], usable: int) -> EvoSelectResu
             lower_bound=descent.lower_bound,
             picked_converged=solved.converged,
         ),
-        path=tuple(tried for tried, *_ in path),
+        path=path,
         trace=descent.trace,
         vendi_picks=vendi_score(sigma_DD),
         vendi_target=vendi_score(target_sigma_DD),

@@ -38,6 +38,7 @@ class EvoSelectParams:
     diversity_seed: int = 0
     delta: float | None = None  # smoothing of the energy; None: its default
     shares: Shares | None = None  # of the picks by source; None: any
+    trials: int = 1  # choices of the path to return, the best by alignment and those that differ most from it
 
     def __post_init__(self) -> None:
         positive = {"k": self.k, "steps": self.steps, "refresh_every": self.refresh_every, "eta": self.eta}
@@ -49,6 +50,7 @@ class EvoSelectParams:
         positive |= {f"r_path[{index}]": r for index, r in enumerate(self.r_path)}
         positive |= {"r": self.r if self.r != "auto" else 1.0, "eps": 1.0 if self.eps is None else self.eps}
         positive |= {"rho": 1.0 if self.rho is None else self.rho, "max_iterations": self.max_iterations}
+        positive |= {"trials": self.trials}
         wrong = [f"{name} = {value}" for name, value in positive.items() if not value > 0]
         lams = self.lambda_path if self.lam == "auto" else (self.lam,)
         wrong += [f"lambda = {lam}" for lam in lams if not lam >= 0]
@@ -122,3 +124,4 @@ class EvoSelectResult:
     memory: Memory  # earlier rounds and these picks, for the next round with the same features
     usable: int  # rows to choose from
     bounds: Bounds | None = None  # of each source, where shares were asked for
+    others: tuple[EvoSelectResult, ...] = ()  # further choices of the path, where trials were asked for

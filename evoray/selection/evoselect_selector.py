@@ -33,6 +33,7 @@ class EvoSelect(Selector):
     tolerance: float = Field(1e-3, gt=0)
     shares: dict[str, tuple[float, float]] = {}
     max_share: float | None = None
+    trials: int = Field(1, ge=1)
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """Run the descent, or the exact solver."""
@@ -54,12 +55,14 @@ class EvoSelect(Selector):
             tolerance=self.tolerance,
             diversity_seed=request.seed,
             shares=Shares(bounds=self.shares, max_share=largest) if bounded else None,
+            trials=self.trials,
         )
         result = evoselect(
             shards, goal.align_MD, goal.weights_M, goal.validate_MD, params, progress=request.progress,
             memory=request.memory, start_g_M=request.start_g_M, journal=request.journal,
         )  # fmt: skip
-        return Choice(picks=result.picks, facts=_facts(result, self.rho))
+        others = tuple(Choice(picks=one.picks, facts=_facts(one, self.rho)) for one in result.others)
+        return Choice(picks=result.picks, facts=_facts(result, self.rho), others=others)
 
 
 def _facts(result: EvoSelectResult, rho: float | None) -> dict[str, Any]:

@@ -89,10 +89,14 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Picks, best first, and the selector's facts as JSON values."""
+    """Picks, best first, and the selector's facts as JSON values.
+
+    others: further choices of the selector's own, where it leaves it to a training which of them is best.
+    """
 
     picks: tuple[Pick, ...]
     facts: Mapping[str, Any]
+    others: tuple[Choice, ...] = ()
 
 
 class Selector(BaseModel, ABC):

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from evoray.diversity.energies import EnergyName, Memory, make_energy
 from evoray.errors import SelectionError, SolverError
-from evoray.selection.evoselect import evoselect
+from evoray.selection.evoselect import ALIKE, MEAN_R, evoselect
 from evoray.selection.evoselect_records import EvoSelectParams, EvoSelectResult
 from evoray.selection.local import LocalShards
 from evoray.selection.shard import Tile
@@ -276,3 +276,32 @@ def test_progress_counts_every_step_of_the_path() -> None:
     params = EvoSelectParams(k=3, steps=3, lambda_path=(0.0, 1.0), r=0.5)
     evoselect(local(x), y, None, y, params, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_trials_are_choices_of_the_path_that_differ(shards: int) -> None:
+    x, y = pool_and_target(17, 120, 24)
+    align, validate = y[:12], y[12:]
+    path = {"lam": "auto", "r": "auto", "steps": 20}
+    alone = _select(local(x, shards), align, 12, validate, **path)
+    found = _select(local(x, shards), align, 12, validate, **path, trials=3)
+    assert _rows(found) == _rows(alone) and not alone.others, "what aligns best comes first, with and without trials"
+    choices = [found, *found.others]
+    assert len(choices) == 3
+    for place, one in enumerate(choices):
+        assert _rows(one) == _rows(_select(local(x), align, 12, lam=one.lam, r=one.r, steps=20))
+        assert one.path == found.path and one.certificate.picked_excess >= -1e-9
+        assert all(len({*_rows(one)} & {*_rows(other)}) <= ALIKE * 12 for other in choices[:place])
+    assert [point.r for point in found.path] == [0.1] * 3 + [0.5] * 3 + [MEAN_R]
+
+
+def test_a_large_r_ranks_by_mean_similarity() -> None:
+    x, y = pool_and_target(18, 200, 16)
+    mean = np.argsort(-(x @ y.T).mean(axis=1), kind="stable")[:20]
+    found = _rows(_select(local(x), y, 20, lam=0.0, r=MEAN_R))
+    assert len({*found} & {*mean.tolist()}) >= 18
+
+
+def test_of_a_path_of_one_point_there_is_nothing_to_try() -> None:
+    x, y = pool_and_target(19, 40, 8)
+    assert _select(local(x), y, 5, trials=3).others == ()

@@ -1,0 +1,73 @@
+"""Selections that leave several choices open, in a comparison: all are trained, the least validate loss is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from evoray.engine.bench import Bench
+from evoray.engine.cell_models import CellModel, job_of, train_all
+from evoray.engine.cell_selections import Wanted, read_selection
+from evoray.engine.proxy import Checkpoint
+from evoray.engine.stages import score
+
+_Key = tuple[Wanted, int]
+
+
+def try_all(bench: Bench, selections: Mapping[Wanted, dict[str, Any]]) -> dict[Wanted, dict[str, Any]]:
+    """The selections, each of several choices replaced by the one that trains best.
+
+    Its facts then say what came of all, and `tried_seconds` what the trainings of the others took.
+    """
+    choices: dict[_Key, dict[str, Any]] = {
+        (one, place): read_selection(bench, one, identity)
+        for one, record in selections.items()
+        if record["others"]
+        for place, identity in enumerate([record["identity"], *record["others"]])
+    }
+    models = train_all(bench, {key: job_of(bench, key[0], record) for key, record in choices.items()})
+    losses = _losses(bench, models)
+    return {one: _best(one, record, choices, models, losses) for one, record in selections.items()}
+
+
+def _losses(bench: Bench, models: Mapping[_Key, CellModel]) -> dict[_Key, float]:
+    """Mean losses on the validate rows of each cell's target and seed."""
+    config, identity = bench.config, bench.model_identity
+    losses: dict[_Key, float] = {}
+    for at in dict.fromkeys((one.target, one.seed) for one, _ in models):
+        keys = {f"{one.shown} choice {place}": (one, place) for one, place in models if (one.target, one.seed) == at}
+        checkpoints = {name: Checkpoint.of(config.model, identity, models[key].weights) for name, key in keys.items()}
+        rows = bench.target(at[0], "validate", at[1])
+        found = score(checkpoints, rows, config.evaluation, config.features.max_tokens, bench.site)
+        losses |= {key: float(np.nanmean(found[name].loss)) for name, key in keys.items()}
+    return losses
+
+
+def _best(
+    one: Wanted,
+    record: dict[str, Any],
+    choices: Mapping[_Key, dict[str, Any]],
+    models: Mapping[_Key, CellModel],
+    losses: Mapping[_Key, float],
+) -> dict[str, Any]:
+    places = range(1 + len(record["others"])) if record["others"] else []
+    if not places:
+        return record
+    kept = min(places, key=lambda place: (losses[one, place], place))
+    tried = [
+        {
+            **{name: value for name, value in choices[one, place]["facts"].items() if name in ("lambda", "r")},
+            "loss": losses[one, place],
+            "seconds": models[one, place].facts["seconds"],
+        }
+        for place in places
+    ]
+    best = choices[one, kept]
+    return {
+        **best,
+        "others": record["others"],
+        "facts": {**best["facts"], "trials": {"kept": kept, "tried": tried}},
+        "tried_seconds": sum(models[one, place].facts["seconds"] for place in places if place != kept),
+    }
