@@ -130,9 +130,8 @@ def test_features_and_picks_do_not_depend_on_workers_and_shards(
     )
 
 
-@pytest.mark.parametrize(
-    ("rounds", "arms"), [(1, ["adapter"]), pytest.param(ROUNDS, ["adapter", "control"], marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize(("rounds", "arms"), [(1, ["adapter"]), (ROUNDS, ["adapter", "control"])])
+@pytest.mark.soak  # tests/faults kills at random moments, in every test run
 def test_killing_the_driver_after_each_transition_changes_nothing(
     finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], rounds: int, arms: list[str]
 ) -> None:

@@ -21,11 +21,13 @@ from evoray.config import (
     GenerationConfig,
     TrainingConfig,
 )
-from evoray.errors import ConfigError
+from evoray.errors import ConfigError, StageError
 from evoray.models.cache import cache_dir
 
 #: Logical CPUs that an embedded Ray declares for each real one: coordinators need a slot and hardly compute.
 _LOGICAL_PER_REAL = 2
+#: Starts of an embedded Ray that may take too long.
+_START_ATTEMPTS = 4
 #: What Linux calls instructions that multiply bfloat16.
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
@@ -113,14 +115,13 @@ def _connect(config: ClusterConfig) -> None:
         "logging_level": logging.ERROR,
     }
     if not config.address:
-        with _muted_stderr():
-            ray.init(
-                address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
-                num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
-                object_store_memory=config.object_store_mb * 2**20,
-                include_dashboard=False,
-                **common,
-            )
+        _start_here(
+            address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
+            num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
+            object_store_memory=config.object_store_mb * 2**20,
+            include_dashboard=False,
+            **common,
+        )
         _keep_token_private()
         return
     try:
@@ -132,6 +133,27 @@ def _connect(config: ClusterConfig) -> None:
             "the address of a running Ray cluster",
             "start one with `ray start --head`, or leave the address out to run on this machine",
         ) from error
+
+
+def _start_here(**options: Any) -> None:
+    """Start an embedded Ray. It gives itself 30 seconds, which a machine that is busy with other things may not keep."""
+    import ray
+
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            with _muted_stderr():
+                ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if type(error) is not Exception:  # a start that takes too long has no class of its own
+                raise
+            if attempt == _START_ATTEMPTS:
+                raise StageError(
+                    f"Ray did not start on this machine at {attempt} attempts: {error}",
+                    "processors and memory that are free enough for it to start",
+                    "end other work; the same command then goes on",
+                ) from error
 
 
 def token_file() -> Path:

@@ -13,7 +13,9 @@ import ray
 import torch
 
 from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
+from evoray.engine import session as session_module
 from evoray.engine.session import Session, session, token_file
+from evoray.errors import StageError
 
 
 def of(precision: Literal["float32", "bfloat16"]) -> Session:
@@ -59,3 +61,22 @@ def test_an_embedded_ray_takes_nobody_without_its_token(ray_session: Session) ->
     stranger = joined("0" * 32)
     assert stranger.returncode != 0 and "uthentication" in stranger.stderr
     assert not stat.S_IMODE(token_file().stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+@pytest.mark.parametrize("failures", [2, 9])
+def test_a_ray_that_starts_too_slowly_is_started_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[dict[str, object]] = []
+
+    def init(**options: object) -> None:
+        starts.append(options)
+        if len(starts) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 2:
+        session_module._start_here(address="local")
+        assert len(starts) == 3
+        return
+    with pytest.raises(StageError, match="did not start on this machine at 4 attempts"):
+        session_module._start_here(address="local")
