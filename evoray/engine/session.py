@@ -136,7 +136,7 @@ def _connect(config: ClusterConfig) -> None:
 
 
 def _start_here(**options: Any) -> None:
-    """Start an embedded Ray. It gives itself 30 seconds, which a machine that is busy with other things may not keep."""
+    """Start an embedded Ray, which gives itself 30 seconds: a machine that is busy with other things may need more."""
     import ray
 
     for attempt in range(1, _START_ATTEMPTS + 1):
