@@ -101,7 +101,7 @@ class _Loop:
 
     def run(self) -> Progress:
         config, plan = self.plan.config, self.plan
-        order = batches(len(plan.samples), config.batch_size, plan.steps, plan.seed)
+        order = batches([sample.ids for sample in plan.samples], config.batch_size, plan.steps, plan.seed)
         for step in range(self.progress.step, plan.steps):
             if self._stops_early():
                 break

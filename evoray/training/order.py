@@ -1,8 +1,15 @@
-"""Which rows each optimiser step sees: fixed by the seed, the same for any number of workers."""
+"""Which rows each optimiser step sees: fixed by the seed and the rows, the same for any number of workers.
+
+A row's place in a pass is drawn by what it says, and not by where it stands in its file. So a training is a function
+of the set of rows, however a selector ranked them, and sets that share most rows share most batches: their models
+differ by the rows, and not by the luck of another order (common random numbers).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,13 +20,19 @@ def steps_of(rows: int, batch_size: int, epochs: int) -> int:
     return math.ceil(rows / batch_size) * epochs
 
 
-def batches(rows: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Row indices of each of `steps` batches: passes in a new seeded order until the steps are done."""
+def batches(rows: Sequence[Sequence[int]], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Row indices of each of `steps` batches: passes in a new seeded order until the steps are done.
+
+    rows: token ids of each. Equal rows keep their order.
+    """
+    contents = [np.asarray(row, dtype="<i8").tobytes() for row in rows]
     result: list[list[int]] = []
     epoch = 0
     while len(result) < steps:
-        order = np.random.default_rng([seed, epoch]).permutation(rows).tolist()
-        result += [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+        salt = f"{seed} {epoch} ".encode()
+        keys = [hashlib.blake2b(salt + content, digest_size=16).digest() for content in contents]
+        order = sorted(range(len(rows)), key=lambda row: keys[row])
+        result += [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         epoch += 1
     return result[:steps]
 

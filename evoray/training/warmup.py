@@ -55,7 +55,7 @@ def warm_up(
     ends = _part_ends(steps, config.checkpoints)
     rates = [config.learning_rate * learning_rate_factor(step, steps, warmup_share=0.0) for step in range(steps)]
     loss = float("nan")
-    for step, indices in enumerate(batches(len(samples), config.batch_size, steps, seed)):
+    for step, indices in enumerate(batches([sample.ids for sample in samples], config.batch_size, steps, seed)):
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         loss = accumulate_gradient(

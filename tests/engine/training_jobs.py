@@ -86,10 +86,11 @@ class Workbench:
         """The first steps of the same training, one sample at a time in this process."""
         config = CONFIG.model_copy(update=changes)
         factors = [learning_rate_factor(step, planned, config.warmup_share) for step in range(steps)]
+        samples = tiny_samples(self.model, ROWS)
         return train_plainly(
             tiny_adapter(self.model),
-            tiny_samples(self.model, ROWS),
-            batches(ROWS, config.batch_size, steps, SEED),
+            samples,
+            batches([sample.ids for sample in samples], config.batch_size, steps, SEED),
             [config.learning_rate * factor for factor in factors],
             config.max_grad_norm,
             config.weight_decay,

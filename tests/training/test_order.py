@@ -11,11 +11,15 @@ from transformers import get_cosine_schedule_with_warmup
 from evoray.training.order import batches, learning_rate_factor, steps_of
 
 
+def numbered(rows: int) -> list[list[int]]:
+    return [[7, row] for row in range(rows)]
+
+
 @settings(max_examples=50, deadline=None)
 @given(rows=st.integers(1, 60), batch_size=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_each_epoch_covers_every_row_once(rows: int, batch_size: int, epochs: int, seed: int) -> None:
     steps = steps_of(rows, batch_size, epochs)
-    plan = batches(rows, batch_size, steps, seed)
+    plan = batches(numbered(rows), batch_size, steps, seed)
     assert len(plan) == steps
     share = steps // epochs
     for epoch in range(epochs):
@@ -25,13 +29,35 @@ def test_each_epoch_covers_every_row_once(rows: int, batch_size: int, epochs: in
 
 
 def test_the_first_steps_of_a_longer_training_are_those_of_a_shorter_one() -> None:
-    assert batches(10, 4, 9, seed=1)[:5] == batches(10, 4, 5, seed=1)
+    assert batches(numbered(10), 4, 9, seed=1)[:5] == batches(numbered(10), 4, 5, seed=1)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    plan = batches(50, 50, 2, seed=1)
+    plan = batches(numbered(50), 50, 2, seed=1)
     assert plan[0] != plan[1]
-    assert plan[0] != batches(50, 50, 1, seed=2)[0]
+    assert plan[0] != batches(numbered(50), 50, 1, seed=2)[0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(order=st.permutations(list(range(12))), seed=st.integers(0, 1000))
+def test_what_is_trained_depends_on_the_rows_and_not_on_their_places(order: list[int], seed: int) -> None:
+    rows = numbered(12)
+    plain = [[rows[index] for index in batch] for batch in batches(rows, 5, 6, seed)]
+    moved = [rows[place] for place in order]
+    assert [[moved[index] for index in batch] for batch in batches(moved, 5, 6, seed)] == plain
+
+
+def test_sets_that_share_most_rows_share_most_batches() -> None:
+    """One row of 96 is another: in each pass the batches between its two places differ by a row at most."""
+    rows, other = numbered(96), [*numbered(95), [7, 500]]
+    for one, two in zip(batches(rows, 8, 24, 3), batches(other, 8, 24, 3), strict=True):
+        shared = {tuple(rows[index]) for index in one} & {tuple(other[index]) for index in two}
+        assert len(shared) >= 7
+
+
+def test_equal_rows_are_all_there() -> None:
+    (batch,) = batches([[1], [1], [1]], 3, 1, 0)
+    assert batch == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("share", "rising"), [(0.0, 0), (0.1, 2), (0.5, 10)])

@@ -81,10 +81,13 @@ def train_in_rank(rank: int, port: int, model_dir: Path, folder: Path) -> None:
 
 def samples_with_a_bad_one(model_dir: Path) -> list[Encoded]:
     """Rows of which the one in the fourth step alone has the letter z."""
-    rows = tiny_rows(12)
-    place = batches(12, CONFIG.batch_size, STEPS, SEED)[3][0]
-    rows[place] = Row(id="bad", messages=(*rows[place].messages[:-1], Message("assistant", "zoo")))
-    return encode(rows, load_tokenizer(str(model_dir)), 96)
+    for place, row in enumerate(tiny_rows(12)):
+        rows = tiny_rows(12)
+        rows[place] = Row(id="bad", messages=(*row.messages[:-1], Message("assistant", "zoo")))
+        samples = encode(rows, load_tokenizer(str(model_dir)), 96)
+        if place in batches([sample.ids for sample in samples], CONFIG.batch_size, STEPS, SEED)[3]:
+            return samples
+    raise AssertionError("no row comes in the fourth step")
 
 
 def deaf_model(model_dir: Path) -> PeftModel:

@@ -42,7 +42,7 @@ def test_adapters_moments_and_loss_are_those_of_a_plain_loop(
 ) -> None:
     done = run(tiny_model_dir, tmp_path, batch_tokens, epochs=epochs, checkpoints=checkpoints)
     steps = 3 * epochs
-    plan = batches(ROWS, CONFIG.batch_size, steps, seed=2)
+    plan = batches([one.ids for one in tiny_samples(tiny_model_dir, ROWS)], CONFIG.batch_size, steps, seed=2)
     rates = [CONFIG.learning_rate * learning_rate_factor(step, steps, 0.0) for step in range(steps)]
     for number in range(1, checkpoints + 1):
         end = steps * number // checkpoints
