@@ -48,6 +48,7 @@ class UnitWorker(ABC):
 
 
 _NAMED = 4  # units of a stage that stands still
+_ATTEMPT = "attempt-"  # how marks of tries at units begin
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -76,9 +77,17 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
         if unit not in done[index]
     ]
     stage.advance(sum(len(work.units) for work in works) - len(pending))
-    if not pending:
-        return
-    marks = f"attempt-{uuid.uuid4().hex[:8]}"
+    if pending:
+        _run_pending(works, pending, session, stage)
+    for work in works:
+        # Those of starts that were killed too: every unit is committed, so that nobody counts its attempts any more.
+        for key in list(work.store.storage.keys(work.store.prefix)):
+            if key.startswith(f"{work.store.prefix}/{_ATTEMPT}"):
+                work.store.storage.delete(key)
+
+
+def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
+    marks = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}"
     dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
         _UnitActor,
         fn_constructor_args=(works, marks, session.attempts, session.threads),
@@ -96,10 +105,6 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
                 stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
                 raise record["error"]
             stage.advance(1)
-    for work in works:
-        for key in list(work.store.storage.keys(work.store.prefix)):
-            if key.startswith(f"{work.store.prefix}/{marks}"):
-                work.store.storage.delete(key)
 
 
 def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:
