@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from tests.faults.object_store import object_store
 
 _FAULT = "fault"
 
@@ -18,6 +20,13 @@ Note = Callable[[str, str, float | None], None]
 def fault(record_property: Callable[[str, Any], None]) -> Note:
     """Faults go with the test's own report, through whichever process runs it."""
     return lambda kind, stage, seconds: record_property(_FAULT, [kind, stage, seconds])
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """Variables with which an S3-compatible server of this module is found."""
+    with object_store() as found:
+        yield found
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,18 +15,11 @@ from evoray.pipeline import run
 from evoray.storage import Storage, UnitStore
 from tests.faults.conftest import Note
 from tests.faults.flaky import FAULTS, Flaky, flaky_proxy
-from tests.faults.object_store import object_store
 from tests.killed_run import Job
 from tests.tiny_run import outcome, write_run_config
 from tests.tiny_task import write_task
 
 UNITS = 12
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with object_store() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

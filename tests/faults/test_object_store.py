@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,18 +19,11 @@ from evoray.errors import StorageError
 from evoray.pipeline import run
 from evoray.pool import load_rows
 from evoray.storage import Storage, UnitStore
-from tests.faults.object_store import object_store
 from tests.killed_run import Job
 from tests.tiny_run import outcome, write_run_config
 from tests.tiny_task import write_task
 
 WRITERS = 4
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with object_store() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)
