@@ -239,12 +239,12 @@ def evaluate(
     facts: dict[str, Any]
     with _kept_in(scores) as folder:
         if against_model is None and against_adapter is None:
-            score = measure(model, target, folder, adapter=adapter, **common)
+            score = measure(model, target, str(folder), adapter=adapter, **common)
             facts = {"model": model, "adapter": adapter, **asdict(score)}
         else:
             facts = asdict(
                 evaluate_paired(
-                    target, model, folder, adapter=adapter, against_model=against_model,
+                    target, model, str(folder), adapter=adapter, against_model=against_model,
                     against_adapter=against_adapter, **common,
                 )
             )  # fmt: skip
@@ -327,11 +327,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _kept_in(scores: str | None) -> AbstractContextManager[str]:
+def _kept_in(scores: str | None) -> AbstractContextManager[str | Path]:
     """The folder of scores, or one that is deleted."""
-    import tempfile
+    from evoray.storage import scratch_folder
 
-    return nullcontext(scores) if scores else tempfile.TemporaryDirectory(prefix="evoray-scores-")
+    return nullcontext(scores) if scores else scratch_folder()
 
 
 def _result(facts: dict[str, Any], out: Path | None) -> None:

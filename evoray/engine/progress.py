@@ -1,19 +1,23 @@
-"""Progress of work that runs elsewhere: a small counting actor, and a thread here that watches it."""
+"""Work that runs elsewhere and counts its steps: shown here as it goes on, and given up where it stands still."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
 import ray
 
 from evoray.engine.events import Stage
+from evoray.engine.watchdog import stalled
 
 _SECONDS = 0.5
 
 Measured = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 class Counter:
@@ -23,11 +27,6 @@ class Counter:
         self._done = 0
         self._total = 0  # unknown so far
         self._measured: list[Measured] = []
-
-    @staticmethod
-    def start() -> Any:
-        """A new counter actor; it needs no CPU of its own."""
-        return ray.remote(num_cpus=0)(Counter).remote()
 
     def reach(self, done: int, total: int) -> None:
         """`done` of `total` steps are done."""
@@ -47,27 +46,55 @@ def _ignore(_measured: Measured) -> None:
     """Nobody asked."""
 
 
-@contextlib.contextmanager
-def watched(counter: Any, stage: Stage, on_measured: Callable[[Measured], None] = _ignore) -> Iterator[None]:
-    """Pass a counter's progress on to a stage, and what was measured to a function, for the time of the block."""
-    finished = threading.Event()
+def counted(
+    work: Callable[[Any], Result],
+    stage: Stage,
+    stall: float,
+    waiting: Callable[[], str],
+    on_measured: Callable[[Measured], None] = _ignore,
+) -> Result:
+    """The result of work that runs elsewhere and reports to the `Counter` actor that it is given.
 
-    def look() -> None:
-        with contextlib.suppress(ray.exceptions.RayError):  # a slow answer comes later; of a failure the job tells
-            done, total, measured = ray.get(counter.state.remote(), timeout=5)
-            stage.share(done, total)
-            for one in measured:
-                on_measured(one)
-
-    def poll() -> None:
-        while not finished.wait(_SECONDS):
-            look()
-        look()
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
+    Its steps are passed on to the stage, and what it measures to a function. waiting: what for, before the first step.
+    Raises StageError after `stall` seconds without one more step, and whatever the work raises. Work that stands still
+    is left alone: it ends with the connection to Ray.
+    """
+    counter = ray.remote(num_cpus=0)(Counter).remote()
+    result = _begun(work, counter)
+    seen, moved = (0, 0), time.monotonic()
     try:
-        yield
+        while not result.done():
+            wait([result], timeout=_SECONDS)
+            before, seen = seen, _look(counter, stage, on_measured) or seen
+            if seen != before:
+                moved = time.monotonic()
+            elif time.monotonic() - moved > stall and not result.done():
+                raise stalled(stall, f"step {seen[0]} of {seen[1]} was the last" if seen[1] else waiting())
+        return result.result()
     finally:
-        finished.set()
-        thread.join()
+        ray.kill(counter)
+
+
+def _begun(work: Callable[[Any], Result], counter: Any) -> Future[Result]:
+    """The work in a thread that does not outlive the process; Ctrl-C stays with the main one."""
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work(counter))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
+
+
+def _look(counter: Any, stage: Stage, on_measured: Callable[[Measured], None]) -> tuple[int, int] | None:
+    """(done, total), after passing on what is new; None where no answer came: of a failure the work tells."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        done, total, measured = ray.get(counter.state.remote(), timeout=5)
+        stage.share(done, total)
+        for one in measured:
+            on_measured(one)
+        return done, total
+    return None

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
-
 from evoray.config import FeatureConfig, LoraConfig
-from evoray.engine.events import Events
+from evoray.engine.events import Events, Stage
 from evoray.engine.pools import Pool
-from evoray.engine.progress import Counter, watched
+from evoray.engine.progress import counted
 from evoray.engine.remote import in_process
+from evoray.engine.session import asked_and_free
 from evoray.engine.site import Site, fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import ConfigError
 from evoray.models.folder import MOMENTS_FILE, Folder
+from evoray.storage import scratch_folder
 
 
 def identify_model(reference: str, events: Events) -> str:
@@ -137,14 +135,8 @@ def with_moments(
     done = f"warmup/{identity}/done.json"
     with site.events.stage("estimate moments", -(-config.warmup.rows // config.warmup.batch_size)) as stage:
         if not site.storage.exists(done):
-            counter = Counter.start()
-            with watched(counter, stage):
-                in_process(
-                    _estimate, pool.rows, pool.units, model, adapter, config, seed, copy, counter,
-                    cpus=config.warmup.threads,
-                )  # fmt: skip
+            _counted(_estimate, (pool.rows, pool.units, model, adapter, config, seed, copy), config, stage, site)
             site.storage.write_json(done, {"of": str(adapter)})
-            ray.kill(counter)
     return copy
 
 
@@ -177,10 +169,10 @@ def _estimate(
         precision=precision,
         progress=counter.reach.remote,
     )
-    with tempfile.TemporaryDirectory(prefix="evoray-moments-") as scratch:
+    with scratch_folder() as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
-        save_moments(Path(scratch), moments)
-        copy.upload(Path(scratch))
+        save_moments(scratch, moments)
+        copy.upload(scratch)
 
 
 def cheap_proxy(learner: str, features: FeatureConfig, site: Site) -> Proxy | None:
@@ -220,16 +212,23 @@ def warm_up_adapter(
         if storage.exists(f"{prefix}/done.json"):
             stage.advance(steps)
         else:
-            counter = Counter.start()
-            with watched(counter, stage):
-                done = in_process(
-                    _warm_up, pool.rows, pool.units, model, lora, config, seed, folders, counter,
-                    cpus=config.warmup.threads,
-                )  # fmt: skip
-            storage.write_json(f"{prefix}/done.json", done)
-            ray.kill(counter)
+            arguments = (pool.rows, pool.units, model, lora, config, seed, folders)
+            storage.write_json(f"{prefix}/done.json", _counted(_warm_up, arguments, config, stage, site))
     weights = storage.read_json(f"{prefix}/done.json")["weights"]
     return Proxy.of(model, model_identity, folders, weights)
+
+
+def _counted(
+    function: Callable[..., Any], arguments: Sequence[Any], config: FeatureConfig, stage: Stage, site: Site
+) -> Any:
+    """The result of a function that takes a counter last, in a process of its own."""
+    cpus = config.warmup.threads
+    return counted(
+        lambda counter: in_process(function, *arguments, counter, cpus=cpus),
+        stage,
+        site.session.stall,
+        lambda: f"no process for it: {asked_and_free({'num_cpus': cpus})}",
+    )
 
 
 def _warm_up(
@@ -249,8 +248,7 @@ def _warm_up(
 
     torch.set_num_threads(config.warmup.threads)
     chosen = _random_rows(rows, units, config.warmup.rows, seed)
-    scratch = Path(tempfile.mkdtemp(prefix="evoray-warmup-"))
-    try:
+    with scratch_folder() as scratch:
         done = warm_up(
             to_device(new_adapter(load_model(model), lora, seed)),
             load_tokenizer(model),
@@ -265,8 +263,6 @@ def _warm_up(
         )
         for number, folder in enumerate(folders, 1):
             folder.upload(scratch / f"checkpoint-{number}")
-    finally:
-        shutil.rmtree(scratch)
     return asdict(done)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
+from evoray.engine.watchdog import stalled
 from evoray.errors import EvorayError
 
 Result = TypeVar("Result")
@@ -32,10 +33,15 @@ def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1
         ray.kill(actor)
 
 
-def fetch(reference: Any) -> Any:
-    """`ray.get`, raising the cause of a failed task where it is an EvorayError."""
+def fetch(reference: Any, stall: float | None = None, waiting: str = "") -> Any:
+    """`ray.get`, raising the cause of a failed task where it is an EvorayError.
+
+    Raises StageError, which says what was waited for, where there is no answer after `stall` seconds.
+    """
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=stall)
+    except GetTimeoutError:
+        raise stalled(stall or 0, f"waiting for {waiting}") from None
     except RayTaskError as error:
         raise evoray_cause(error) or error from error
 

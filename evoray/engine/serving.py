@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from evoray.engine.rundir import existing
 from evoray.errors import ConfigError, ModelError
 from evoray.models.folder import Folder
 from evoray.models.reference import model_fingerprint
-from evoray.storage import Storage
+from evoray.storage import Storage, scratch_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,10 @@ def export_model(source: str, out: str, *, model: str | None = None) -> Exported
     """
     folder, base = _find(source, model)
     folder.check_base(base, model_fingerprint(base))
-    with tempfile.TemporaryDirectory(prefix="evoray-model-") as scratch:
-        _merge(folder.fetch(), base, Path(scratch))
+    with scratch_folder() as scratch:
+        _merge(folder.fetch(), base, scratch)
         target = Storage(out)
-        for path in sorted(Path(scratch).iterdir()):
+        for path in sorted(scratch.iterdir()):
             target.write(path.name, path.read_bytes())
     return ExportedModel(path=target.uri, model=base, trained=str(folder))
 

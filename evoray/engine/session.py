@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,15 @@ class Session:
         Were each worker to decide by its own hardware, one store could hold features of two precisions.
         """
         return config.model_copy(update={"precision": self.precision}) if config.precision == "auto" else config
+
+
+def asked_and_free(options: Mapping[str, float]) -> str:
+    """What each worker asks of Ray, and what is free there now, in words."""
+    import ray
+
+    asked = ", ".join(f"{amount:g} {name.removeprefix('num_')}" for name, amount in options.items())
+    free = ", ".join(f"{ray.available_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+    return f"each asks for {asked}, and free are {free}"
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -119,7 +119,8 @@ class ShardActor:
 class RayShards:
     """The `Shards` protocol over actors: one call and one merge of small arrays an operation.
 
-    launch: makes the actor of a span of tiles. attempts: how often one span may lose its actor.
+    launch: makes the actor of a span of tiles. attempts: how often one span may lose its actor. stall: seconds that one
+    answer may take.
     """
 
     def __init__(
@@ -129,9 +130,10 @@ class RayShards:
         n_tiles: int,
         storage: Storage | None = None,
         attempts: int = 3,
+        stall: float | None = None,
     ) -> None:
         self._launch, self._spans, self._n_tiles = launch, list(spans), n_tiles
-        self._storage, self._attempts = storage, attempts
+        self._storage, self._attempts, self._stall = storage, attempts, stall
         self._log: dict[str, list[_Call]] = {}  # by problem, in order
         self._losses = [0] * len(self._spans)
         self._actors = [launch(span) for span in self._spans]
@@ -182,7 +184,7 @@ class RayShards:
             groups = [references[start : start + FAN_IN] for start in range(0, len(references), FAN_IN)]
             references = [task.remote(self._n_tiles, *group) for group in groups]
         try:
-            found: list[Partials] = fetch(references)
+            found: list[Partials] = fetch(references, self._stall, "partial sums of the solver's shards")
         except (RayActorError, RayTaskError) as error:
             _LOG.info("partial sums are gathered one by one: %s", type(error).__name__)
             return None
@@ -211,7 +213,9 @@ class RayShards:
         """One shard's answer; a lost actor is made again and asked once more."""
         while True:
             try:
-                return fetch(reference)
+                return fetch(
+                    reference, self._stall, f"the solver's shard of tiles {self._spans[index]}, asked to {_name(call)}"
+                )
             except RayActorError as error:
                 self._losses[index] += 1
                 if self._losses[index] >= self._attempts:
@@ -226,7 +230,7 @@ class RayShards:
             waiting = [_start(self._actors[index], entry) for entry in again]
             reference = _start(self._actors[index], call)
             with contextlib.suppress(RayActorError):  # calls of one actor run in order: then `reference` is lost too
-                fetch(waiting)
+                fetch(waiting, self._stall, f"the solver's shard of tiles {self._spans[index]}, made again")
 
     def _making(self, problem: str) -> list[_Call]:
         return [call for call in self._log.get(problem, []) if call[0] == "run" and call[1][0] in MAKING]
@@ -247,6 +251,11 @@ def _shared(method: str, args: tuple[Any, ...]) -> _Call:
     """A call of a shard's method. Small arguments travel with it; large ones are stored once for all actors."""
     size = sum(getattr(argument, "nbytes", 0) for argument in args)
     return ("run", (method, ray.put(args) if size > _INLINE_BYTES else args))
+
+
+def _name(call: _Call) -> str:
+    method, args = call
+    return str(args[0]) if method == "run" else method
 
 
 def _combine(n_tiles: int, *parts: Partials) -> Partials:
@@ -288,7 +297,7 @@ def ray_shards(
     def launch(span: range) -> Any:
         return actor.remote(source, list(span), n_tiles, barred, session.threads, cache_mb * 2**20, extra, unit_rows)
 
-    shards = RayShards(launch, spans, n_tiles, storage, session.attempts)
+    shards = RayShards(launch, spans, n_tiles, storage, session.attempts, session.stall)
     try:
         yield shards
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from evoray.models.folder import Folder
-from evoray.storage import Storage
+from evoray.storage import Storage, scratch_folder
 
 Values = Mapping[str, float]
 #: Takes a series, a step and what was measured there.
@@ -70,10 +69,10 @@ class Tracking:
 def tracking(storage: Storage, resumed: Mapping[str, int]) -> Iterator[Tracking]:
     """Trackers for the time of the block. `resumed`: the step that each series goes on from (0: a new one)."""
     track = Tracking()
-    with tempfile.TemporaryDirectory(prefix="evoray-trackers-") as scratch:
-        track.add(_BOARD, lambda: _tensorboard(storage, resumed, track, Path(scratch)))
+    with scratch_folder() as scratch:
+        track.add(_BOARD, lambda: _tensorboard(storage, resumed, track, scratch))
         if _set("WANDB_API_KEY", "WANDB_MODE"):
-            track.add(_WANDB, lambda: _wandb(storage, track, Path(scratch)))
+            track.add(_WANDB, lambda: _wandb(storage, track, scratch))
         if _set("MLFLOW_TRACKING_URI"):
             track.add(_MLFLOW, lambda: _mlflow(storage, track))
         try:

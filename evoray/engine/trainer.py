@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import ray
 
 from evoray.config import LoraConfig, TrainingConfig
 from evoray.engine.events import Events, Stage
-from evoray.engine.progress import Counter, Measured, watched
+from evoray.engine.progress import Measured, counted
 from evoray.engine.remote import evoray_cause
-from evoray.engine.session import Session
+from evoray.engine.session import Session, asked_and_free
 from evoray.engine.site import Source, fingerprint
 from evoray.engine.trackers import tracking
 from evoray.errors import ConfigError, EvorayError, StageError, StorageError, UserError
 from evoray.models.folder import OUTCOME_FILE, Folder
+from evoray.storage import scratch_folder
 
 if TYPE_CHECKING:
     from evoray.training.checkpoints import Checkpoints, Progress
@@ -147,30 +144,31 @@ def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: S
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    storage, counter = jobs[0].out.storage, Counter.start()
-    resumed = [job.checkpoints.latest() for job in jobs]
+    storage = jobs[0].out.storage
+    begun = [(job, job.checkpoints.latest()) for job in jobs]
+    resources = {"CPU": 1.0, "GPU": session.gpus} if session.gpus else {"CPU": 1.0}
     with (
-        tempfile.TemporaryDirectory(prefix="evoray-train-") as scratch,
-        tracking(
-            storage, {job.name: 0 if at is None else at.step for job, at in zip(jobs, resumed, strict=True)}
-        ) as track,
+        scratch_folder() as scratch,
+        tracking(storage, {job.name: 0 if at is None else at.step for job, at in begun}) as track,
     ):
-        # Ray Train keeps its own state under storage_path; what is trained goes to the run's storage instead.
-        trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config={"jobs": list(zip(jobs, resumed, strict=True)), "counter": counter},
-            torch_config=TorchConfig(backend="nccl" if session.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=jobs[0].config.workers,
-                use_gpu=session.gpus > 0,
-                resources_per_worker={"CPU": 1, "GPU": session.gpus} if session.gpus else {"CPU": 1},
-            ),
-            run_config=RunConfig(
-                name=f"training-{uuid.uuid4().hex}",
-                storage_path=scratch if storage.is_local else storage.location("ray-train"),
-                failure_config=FailureConfig(max_failures=0),  # `train` counts failures: it knows which are no faults
-            ),
-        )
+
+        def fit(counter: Any) -> None:
+            TorchTrainer(
+                _train_worker,
+                train_loop_config={"jobs": begun, "counter": counter},
+                torch_config=TorchConfig(backend="nccl" if session.gpus else "gloo"),
+                scaling_config=ScalingConfig(
+                    num_workers=jobs[0].config.workers,
+                    use_gpu=session.gpus > 0,
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name=f"training-{uuid.uuid4().hex}",
+                    # Ray Train's own state; what is trained goes to the run's storage instead.
+                    storage_path=str(scratch) if storage.is_local else storage.location("ray-train"),
+                    failure_config=FailureConfig(max_failures=0),  # `train` counts: it knows which are no faults
+                ),
+            ).fit()
 
         launched, started = time.time(), False
 
@@ -183,11 +181,12 @@ def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: S
                 started = True
             track.scalars(values.pop("series"), int(values.pop("step")), values)
 
+        def waiting() -> str:
+            return f"no step of {jobs[0].config.workers} workers: {asked_and_free(resources)}"
+
         try:
-            with watched(counter, stage, on_measured):
-                trainer.fit()
+            counted(fit, stage, session.stall, waiting, on_measured)
         finally:
-            ray.kill(counter)
             for problem in track.problems:
                 events.display.note(problem)
 
@@ -240,11 +239,11 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
             counter.reach.remote(step, plan.steps)
             counter.note.remote({"series": job.name, "step": step, "time": time.time(), **measured})
 
-    with tempfile.TemporaryDirectory(prefix="evoray-adapter-") as scratch:
+    with scratch_folder() as scratch:
         resume = None if progress is None or moments is None else Resume(progress=progress, moments=moments)
-        result = train_rank(model, plan, Path(scratch), rank, resume=resume, on_step=on_step)
+        result = train_rank(model, plan, scratch, rank, resume=resume, on_step=on_step)
         if rank.index == 0:
-            job.out.upload(Path(scratch))
+            job.out.upload(scratch)
             done = result.progress
             facts = {
                 "identity": job.identity,

@@ -22,7 +22,7 @@ import ray
 import ray.data
 
 from evoray.engine.events import Stage
-from evoray.engine.session import Session
+from evoray.engine.session import Session, asked_and_free
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
 from evoray.pool import write_quarantine_table
@@ -118,9 +118,7 @@ def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:
                 begun.append(f"{unit} of {work.store.prefix}, begun by {storage.read(key).decode()}")
     if begun:
         return "waiting for " + "; ".join(begun[:_NAMED]) + (f" and {len(begun) - _NAMED} more" * (len(begun) > _NAMED))
-    asked = ", ".join(f"{amount:g} {name.removeprefix('num_')}" for name, amount in session.actor_options.items())
-    free = ", ".join(f"{ray.available_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
-    return f"no worker has begun: each asks for {asked}, and free are {free}"
+    return f"no worker has begun: {asked_and_free(session.actor_options)}"
 
 
 class _UnitActor:

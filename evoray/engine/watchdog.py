@@ -38,7 +38,7 @@ def each_within(rows: Iterable[T], seconds: float, waiting: Callable[[], str]) -
             try:
                 kind, value = queue.get(timeout=seconds)
             except Empty:
-                raise _stalled(seconds, waiting()) from None
+                raise stalled(seconds, waiting()) from None
             if kind == "end":
                 return
             if kind == "error":
@@ -48,7 +48,8 @@ def each_within(rows: Iterable[T], seconds: float, waiting: Callable[[], str]) -
         left.set()
 
 
-def _stalled(seconds: float, waiting: str) -> StageError:
+def stalled(seconds: float, waiting: str) -> StageError:
+    """What to raise after so long a wait. waiting: what was waited for, in words."""
     return StageError(
         f"nothing done for {seconds / 60:g} minutes; {waiting}",
         "a stage that goes on",

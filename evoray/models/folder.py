@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from evoray.errors import ModelError
-from evoray.storage import Storage
+from evoray.storage import Storage, process_folder
 
 #: Beside an adapter: its optimiser's moments (see `moments`). Named here, where no torch is needed.
 MOMENTS_FILE = "moments.safetensors"
@@ -51,7 +50,7 @@ class Folder:
         """A local directory with the files: the folder itself where the storage is a local one."""
         if self.storage.is_local:
             return str(Path(self.storage.location(self.prefix)))
-        target = Path(tempfile.mkdtemp(prefix="evoray-"))
+        target = process_folder()
         self.copy_to(target)
         return str(target)
 

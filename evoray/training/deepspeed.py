@@ -9,7 +9,6 @@ selection works with.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from evoray.errors import StageError, StorageError
 from evoray.models.chat import Encoded
 from evoray.models.loss import Batch
 from evoray.models.moments import Moments
+from evoray.storage import scratch_folder
 from evoray.training.checkpoints import Checkpoints, Progress
 from evoray.training.order import batches, learning_rate_factor
 from evoray.training.passes import Layout, Rank, passes
@@ -180,8 +180,7 @@ class _Loop:
     def _checkpoint(self) -> None:
         """Weights that are not finite are no checkpoint: the next loss tells."""
         progress, first = self.progress, self.rank.index == 0
-        with tempfile.TemporaryDirectory(prefix="evoray-checkpoint-") as scratch:
-            folder = Path(scratch)
+        with scratch_folder() as folder:
             done = save_trained(self.module, folder, self.plan.config, write=first, steps=progress.step)
             if first and done:
                 self.plan.checkpoints.save(folder, progress)
