@@ -63,13 +63,13 @@ def counted(
     result = _begun(work, counter)
     seen, moved = (0, 0), time.monotonic()
     try:
-        while not result.done():
-            wait([result], timeout=_SECONDS)
+        while not wait([result], timeout=_SECONDS).done:
             before, seen = seen, _look(counter, stage, on_measured) or seen
             if seen != before:
                 moved = time.monotonic()
-            elif time.monotonic() - moved > stall and not result.done():
+            elif time.monotonic() - moved > stall:
                 raise stalled(stall, f"step {seen[0]} of {seen[1]} was the last" if seen[1] else waiting())
+        _look(counter, stage, on_measured)
         return result.result()
     finally:
         ray.kill(counter)

@@ -109,6 +109,23 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_stage(files: tuple[Path, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_shard_that_stands_still_ends_the_stage_and_is_named(files: tuple[Path, Path], ray_session: Session) -> None:
+    def shard_processes() -> set[psutil.Process]:
+        return {one for one in psutil.Process().children(recursive=True) if "ShardActor" in " ".join(one.cmdline())}
+
+    before = shard_processes()
+    with ray_shards(ParquetTiles.open(str(files[0])), (), ray_session, count=1) as shards:
+        shards._stall = 3.0  # no more of it: a start takes longer
+        (mine,) = shard_processes() - before
+        mine.suspend()
+        with pytest.raises(StageError, match=r"waiting for the solver's shard of tiles range\(0, 5\), asked to counts"):
+            shards.call("counts")
+    psutil.wait_procs([mine], timeout=60)
+    assert not mine.is_running()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_sums_of_many_shards_are_merged_on_the_cluster_to_the_same_bits(
     files: tuple[Path, Path], ray_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

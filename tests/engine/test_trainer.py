@@ -6,6 +6,7 @@ import hashlib
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from evoray.config import EarlyStopConfig
 from evoray.engine.events import Events, Silent
 from evoray.engine.session import Session
 from evoray.engine.trainer import TrainJob, train
+from evoray.errors import StageError
 from evoray.models.loading import load_model
 from evoray.models.moments import canonical_name, load_moments
 from tests.engine.training_jobs import ROWS, SEED, STEPS, VALIDATE, Workbench
@@ -192,7 +194,9 @@ class Notes(Silent):
 
 def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(trained: Workbench, ray_session: Session) -> None:
     job, notes = trained.job("disturbed", steps=LONG, checkpoint_steps=3), Notes()
-    killer = threading.Thread(target=kill_a_worker, args=(job, int(np.random.default_rng().integers(3, 20))))
+    killer = threading.Thread(
+        target=to_a_worker, args=(job, int(np.random.default_rng().integers(3, 20)), psutil.Process.kill)
+    )
     killer.start()
     (facts,) = train([job], ray_session, events(trained, notes))
     killer.join()
@@ -206,10 +210,34 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(trained: Work
     assert sorted(curve) == list(range(1, LONG + 1))
 
 
-def kill_a_worker(job: TrainJob, step: int) -> None:
-    """SIGKILL one of the two processes as soon as a checkpoint of `step` or later is there."""
+def test_a_training_that_stands_still_ends_and_goes_on_later(trained: Workbench, ray_session: Session) -> None:
+    """What stood still ends with its driver; here its processes are killed."""
+    job, stopped = trained.job("stopped", steps=LONG, checkpoint_steps=3), []
+    stopper = threading.Thread(target=lambda: stopped.append(to_a_worker(job, 3, psutil.Process.suspend)))
+    stopper.start()
+    with pytest.raises(StageError, match=rf"nothing done for 0.5 minutes; step \d+ of {LONG} was the last"):
+        train([job], replace(ray_session, stall=30.0), events(trained))
+    stopper.join()
+    for process in stopped:
+        process.kill()
+    (facts,) = train([job], ray_session, events(trained))
+    assert facts["resumed_from"] >= 3
+    assert facts["last_loss"] == trained.facts("long")["last_loss"]
+
+
+def test_a_training_whose_workers_get_no_processor_says_what_they_ask_for(
+    trained: Workbench, ray_session: Session
+) -> None:
+    job = trained.job("waiting", workers=100)
+    with pytest.raises(StageError, match=r"no step of 100 workers: each asks for 1 CPU, and free are \d+ CPU"):
+        train([job], replace(ray_session, stall=10.0), events(trained))
+
+
+def to_a_worker(job: TrainJob, step: int, act: Callable[[psutil.Process], None]) -> psutil.Process:
+    """Do something to one of the two processes as soon as a checkpoint of `step` or later is there."""
     record = Path(job.out.storage.location(job.checkpoints.prefix))
     while not any(int(path.stem.partition("-")[2]) >= step for path in record.glob("step-*.json")):
         time.sleep(0.01)
     workers = [one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(one.cmdline())]
-    workers[step % len(workers)].kill()
+    act(workers[step % len(workers)])
+    return workers[step % len(workers)]
