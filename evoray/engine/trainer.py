@@ -18,6 +18,7 @@ from evoray.engine.site import Source, fingerprint
 from evoray.engine.trackers import tracking
 from evoray.errors import ConfigError, EvorayError, StageError, StorageError, UserError
 from evoray.models.folder import OUTCOME_FILE, Folder
+from evoray.models.memory import is_out_of_memory
 from evoray.storage import scratch_folder
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
 
 def _train_all(jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage) -> None:
     """Launch until all are done. Raises as `train`."""
-    failures, reached = 0, _reached(jobs)
+    failures, reached, halvings = 0, _reached(jobs), 0
     while any(job.outcome() is None for job in jobs):
         try:
-            _launch([job for job in jobs if job.outcome() is None], session, events, stage)
+            _launch([job for job in jobs if job.outcome() is None], halvings, session, events, stage)
         except Exception as error:
             known = evoray_cause(error)
             if isinstance(known, UserError | StageError):  # of no other outcome if tried again
@@ -112,8 +113,12 @@ def _train_all(jobs: Sequence[TrainJob], session: Session, events: Events, stage
             failures = 1 if reached > before else failures + 1
             if failures >= session.attempts:
                 raise _given_up(error, failures) from error
-            events.write("training interrupted", error=str(error), jobs_and_step=reached)
-            events.display.note(f"training was interrupted ({_reason(error)}): it goes on from its last checkpoint")
+            halvings += is_out_of_memory(error)
+            events.write("training interrupted", error=str(error), jobs_and_step=reached, halvings=halvings)
+            events.display.note(
+                f"training was interrupted ({_reason(error)}): it goes on from its last checkpoint"
+                + (f", with 1/{2**halvings} of training.micro_batch_tokens in a pass" if halvings else "")
+            )
 
 
 def _outcome(job: TrainJob) -> dict[str, Any]:
@@ -140,7 +145,8 @@ def _reached(jobs: Sequence[TrainJob]) -> tuple[int, int]:
     return len(jobs) - len(pending), 0 if progress is None else progress.step
 
 
-def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage) -> None:
+def _launch(jobs: Sequence[TrainJob], halvings: int, session: Session, events: Events, stage: Stage) -> None:
+    """One start of the workers. halvings: how often a pass was cut in two, for want of memory."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -155,7 +161,7 @@ def _launch(jobs: Sequence[TrainJob], session: Session, events: Events, stage: S
         def fit(counter: Any) -> None:
             TorchTrainer(
                 _train_worker,
-                train_loop_config={"jobs": begun, "counter": counter},
+                train_loop_config={"jobs": begun, "halvings": halvings, "counter": counter},
                 torch_config=TorchConfig(backend="nccl" if session.gpus else "gloo"),
                 scaling_config=ScalingConfig(
                     num_workers=jobs[0].config.workers,
@@ -205,10 +211,10 @@ def _train_worker(settings: dict[str, Any]) -> None:
     rank = Rank(index=context.get_world_rank(), size=context.get_world_size())
     for job, progress in settings["jobs"]:
         torch.set_num_threads(job.threads)
-        _train_one(job, progress, rank, settings["counter"])
+        _train_one(job, progress, settings["halvings"], rank, settings["counter"])
 
 
-def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any) -> None:
+def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: Any, counter: Any) -> None:
     import torch
 
     from evoray.models.loading import autocast_dtype, cast_frozen, load_tokenizer, to_device
@@ -219,7 +225,7 @@ def _train_one(job: TrainJob, progress: Progress | None, rank: Any, counter: Any
     precision = autocast_dtype(job.config.precision)
     data = _read_samples(job, load_tokenizer(job.model))
     model = to_device(_open_model(job, resumed))
-    layout = data.layout(model, job.config)
+    layout = data.layout(model, job.config.packing, job.config.micro_batch_tokens >> halvings)
     if job.config.weights == "lora":
         model = cast_frozen(model, precision)
     moments = None if resumed is None else load_moments(resumed)
@@ -273,18 +279,18 @@ class _Data:
     left_out: int  # rows that are unusable, or without a supervised token
     pad_id: int
 
-    def layout(self, model: Any, config: TrainingConfig) -> Any:
+    def layout(self, model: Any, packing: bool, budget: int) -> Any:
         import torch
 
         from evoray.models.packing import keeps_packed_apart
         from evoray.training.passes import Layout
 
         # Passes have to pair up over the ranks: all pack, or none does.
-        agreed = torch.tensor([float(config.packing and keeps_packed_apart(model))])
+        agreed = torch.tensor([float(packing and keeps_packed_apart(model))])
         agreed = agreed.to(next(model.parameters()).device)
         torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
         packed = bool(agreed)
-        return Layout(pad_id=self.pad_id, budget=config.micro_batch_tokens, packed=packed)
+        return Layout(pad_id=self.pad_id, budget=budget, packed=packed)
 
 
 def _read_samples(job: TrainJob, tokenizer: Any) -> _Data:

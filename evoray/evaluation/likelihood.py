@@ -19,6 +19,7 @@ from evoray.evaluation.shared_prompt import Family, can_share, family_losses, sh
 from evoray.models.chat import Encoded, encode, encode_choices
 from evoray.models.generating import evaluating, padding_token
 from evoray.models.loss import token_budget_batches
+from evoray.models.memory import in_parts
 from evoray.records import Row
 
 Losses = npt.NDArray[np.float64]
@@ -45,24 +46,26 @@ def token_losses(
 ) -> list[Losses]:
     """NLL in nats of every supervised token, one array [n] (float64) a sequence, in the order given.
 
-    Batches hold at most `token_budget` padded tokens (a longer sequence goes alone). With `autocast` (bfloat16) the
-    pass runs in that type; the cross entropy is fp32 always. The model is run in evaluation mode and left as it was.
+    Batches hold at most `token_budget` padded tokens (a longer sequence goes alone); one that does not fit into memory
+    is cut in two. With `autocast` (bfloat16) the pass runs in that type; the cross entropy is fp32 always. The model is
+    run in evaluation mode and left as it was.
     """
     losses: list[Losses] = [np.zeros(0) for _ in encoded]
     supervised = [place for place, one in enumerate(encoded) if True in one.supervised]
     device = next(model.parameters()).device
+
+    def score(places: Sequence[int]) -> None:
+        batch = [encoded[place] for place in places]
+        ids_BT = padded([one.ids for one in batch], pad_id, device)
+        seen_BT = padded([[1] * len(one.ids) for one in batch], 0, device)
+        predicting_BT = predicting(batch, 0, device)
+        losses_n, _ = supervised_losses(model, ids_BT, predicting_BT, autocast, attention_mask=seen_BT, use_cache=False)
+        for place, piece in zip(places, torch.split(losses_n, predicting_BT.sum(dim=1).tolist()), strict=True):
+            losses[place] = _array(piece)
+
     with evaluating(model):
         for group in token_budget_batches([len(encoded[place].ids) for place in supervised], token_budget):
-            places = [supervised[index] for index in group]
-            batch = [encoded[place] for place in places]
-            ids_BT = padded([one.ids for one in batch], pad_id, device)
-            seen_BT = padded([[1] * len(one.ids) for one in batch], 0, device)
-            predicting_BT = predicting(batch, 0, device)
-            losses_n, _ = supervised_losses(
-                model, ids_BT, predicting_BT, autocast, attention_mask=seen_BT, use_cache=False
-            )
-            for place, piece in zip(places, torch.split(losses_n, predicting_BT.sum(dim=1).tolist()), strict=True):
-                losses[place] = _array(piece)
+            in_parts([supervised[index] for index in group], score)
     return losses
 
 

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from evoray.evaluation.forward import padded, predicting, supervised_losses
 from evoray.models.chat import Encoded
+from evoray.models.memory import in_parts
 
 _WORTH_SHARING = 8  # tokens: below this a second pass costs more than it saves
 _LIKE = 0.7  # least length of a continuation beside the longest one of its pass
@@ -79,7 +80,7 @@ def family_losses(
     losses: dict[int, torch.Tensor] = {}
     stem = _stem(model, sequences, families, autocast)
     for batch in _batches(sequences, families, stem.length, token_budget):
-        losses.update(_one_batch(model, sequences, batch, stem, pad_id, autocast))
+        in_parts(batch, lambda part: losses.update(_one_batch(model, sequences, part, stem, pad_id, autocast)))
     return losses
 
 

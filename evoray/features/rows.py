@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from evoray.errors import StageError
 from evoray.features.protocol import Extractor
 from evoray.models.chat import Encoded
 from evoray.models.loss import collate, token_budget_batches
+from evoray.models.memory import in_parts, is_out_of_memory
 from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Quarantined, Row, feature_schema
 
 _STAGE = "featurise"
@@ -85,18 +85,7 @@ class _Passes:
 
     def run(self, indices: Sequence[int]) -> None:
         """Fill in the features of some samples."""
-        if self._fits(indices):
-            return
-        if len(indices) == 1:
-            raise StageError(
-                f"a row of {len(self._samples[indices[0]].ids)} tokens that does not fit into memory",
-                "memory for the longest row alone",
-                "lower features.max_tokens or the number of workers; what is committed stays",
-            )
-        self.halvings += 1
-        middle = len(indices) // 2
-        self.run(indices[:middle])
-        self.run(indices[middle:])
+        self.halvings += in_parts(indices, self._fill)
 
     def losses_are_finite(self) -> npt.NDArray[np.bool_]:
         """Of each sample; true where the representation has no losses."""
@@ -105,20 +94,23 @@ class _Passes:
         )
         return finite
 
-    def _fits(self, indices: Sequence[int]) -> bool:
+    def _fill(self, indices: Sequence[int]) -> None:
         batch = collate([self._samples[index] for index in indices], self._pad_id)
         try:
             result = self._extractor(batch.to(self._extractor.device))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU there is only the message
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        except RuntimeError as error:
+            if len(indices) > 1 or not is_out_of_memory(error):
                 raise
-            return False  # what the failed pass held is freed with the exception, before the next try
+            raise StageError(
+                f"a row of {len(self._samples[indices[0]].ids)} tokens that does not fit into memory",
+                "memory for the longest row alone",
+                "lower features.max_tokens or the number of workers; what is committed stays",
+            ) from error
         self.feature_ND[indices] = result.feature_BD.cpu().numpy()
         if result.loss_B is None:
             self._has_losses = False
         else:
             self.loss_N[indices] = result.loss_B.float().cpu().numpy()
-        return True
 
 
 def _table(

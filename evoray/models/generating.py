@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from evoray.errors import ModelError
 from evoray.models.chat import end_of_turn
 from evoray.models.loss import token_budget_batches
+from evoray.models.memory import in_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,9 @@ def write(
 ) -> list[Written]:
     """What the model writes after each prompt; without `sampling` always the likeliest token.
 
-    Batches hold at most `token_budget` tokens, padding and `max_new_tokens` included (a longer prompt goes alone). With
-    sampling an answer is a function of the prompts of its batch, their order and seeds. Raises as `padding_token`.
+    Batches hold at most `token_budget` tokens, padding and `max_new_tokens` included (a longer prompt goes alone); one
+    that does not fit into memory is cut in two. With sampling an answer is a function of the prompts of its batch,
+    their order and seeds. Raises as `padding_token`.
     """
     ends = _ends(model, tokenizer)
     settings = GenerationConfig(
@@ -64,12 +66,16 @@ def write(
         settings.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
     found: dict[int, Written] = {}
     with evaluating(model), _neutral(model), torch.random.fork_rng(enabled=sampling is not None):
-        for group in token_budget_batches([len(prompt) + max_new_tokens for prompt in prompts], token_budget):
+
+        def answer(group: Sequence[int]) -> None:
             if sampling is not None:
                 torch.manual_seed(sampling.seeds[group[0]])
             for place, ids in zip(group, _batch(model, [prompts[i] for i in group], settings, autocast), strict=True):
                 stop = next((at for at, token in enumerate(ids) if token in ends), len(ids))
                 found[place] = Written(ids=ids[:stop], ended=stop < len(ids))
+
+        for group in token_budget_batches([len(prompt) + max_new_tokens for prompt in prompts], token_budget):
+            in_parts(group, answer)
     return [found[place] for place in range(len(prompts))]
 
 

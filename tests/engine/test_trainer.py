@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evoray.config import EarlyStopConfig
+from evoray.engine import trainer
 from evoray.engine.events import Events, Silent
 from evoray.engine.session import Session
 from evoray.engine.trainer import TrainJob, train
@@ -208,6 +210,27 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(trained: Work
         assert torch.equal(tensor, weights(trained.out("disturbed"))[name]), name
     curve = scalars(trained.folder / "out" / "tensorboard" / "disturbed", "loss")
     assert sorted(curve) == list(range(1, LONG + 1))
+
+
+def test_workers_without_enough_memory_go_on_with_smaller_passes(
+    trained: Workbench, plain: Plain, ray_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first launch fails as one does on a GPU; the second is a real one."""
+    launch, halvings, notes = trainer._launch, list[int](), Notes()
+
+    def launched(jobs: Any, halved: int, *rest: Any) -> None:
+        halvings.append(halved)
+        if len(halvings) == 1:
+            raise RuntimeError("rank 1: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
+        launch(jobs, halved, *rest)
+
+    monkeypatch.setattr(trainer, "_launch", launched)
+    train([trained.job("little-memory")], ray_session, events(trained, notes))
+    assert halvings == [0, 1]
+    assert any("with 1/2 of training.micro_batch_tokens" in line for line in notes.lines)
+    found = weights(trained.out("little-memory"))
+    for parameter, expected in plain.weights.items():
+        torch.testing.assert_close(found[canonical_name(parameter)], expected, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.soak

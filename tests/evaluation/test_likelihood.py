@@ -51,6 +51,43 @@ def one_at_a_time(model: PreTrainedModel, one: Encoded) -> list[float]:
     ]
 
 
+class LittleMemory:
+    """A model in which passes of more than so many tokens fail as they do on a GPU."""
+
+    def __init__(self, model: PreTrainedModel, tokens: int) -> None:
+        self.model, self.tokens, self.failed = model, tokens, 0
+
+    def __enter__(self) -> LittleMemory:
+        self._hook = self.model.register_forward_pre_hook(self._check, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._hook.remove()
+
+    def _check(self, _model: object, _args: object, inputs: dict[str, torch.Tensor]) -> None:
+        if inputs["input_ids"].numel() > self.tokens:
+            self.failed += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_cut_and_its_losses_are_the_same(model: PreTrainedModel) -> None:
+    rows = [question(n, "red", 60) for n in range(6)]
+    encoded = encode(rows, TOKENIZER, 200)
+    groups = [[one, *encode_choices(row, TOKENIZER, 200)] for one, row in zip(encoded, rows, strict=True)]
+    expected, grouped = token_losses(model, encoded, PAD), grouped_token_losses(model, groups, PAD)
+    longest = max(len(one.ids) for one in encoded)
+    with LittleMemory(model, 2 * longest) as little:
+        for got, one in zip(token_losses(model, encoded, PAD), expected, strict=True):
+            np.testing.assert_allclose(got, one, rtol=0, atol=1e-5)
+        assert little.failed == 3, "of six rows, and of three twice"
+        for got_group, group in zip(grouped_token_losses(model, groups, PAD), grouped, strict=True):
+            for got, one in zip(got_group, group, strict=True):
+                np.testing.assert_allclose(got, one, rtol=0, atol=1e-5)
+        assert little.failed > 3
+    with LittleMemory(model, longest - 1), pytest.raises(torch.OutOfMemoryError):
+        token_losses(model, encoded, PAD)
+
+
 @pytest.mark.parametrize("token_budget", [1, 100, 4096])
 def test_batched_losses_equal_those_of_one_sequence_at_a_time(model: PreTrainedModel, token_budget: int) -> None:
     encoded = [*encode(ROWS, TOKENIZER, 200), *encode_choices(ROWS[1], TOKENIZER, 200)]
