@@ -45,7 +45,12 @@ def featurise(
             source=source.rows, model=proxy.model, adapters=proxy.adapters, weights=proxy.weights, config=config,
             seed=seed, candidates=name == POOL, known=Known(store=store, settings=settings),
         )  # fmt: skip
-        works.append(Work(units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}"))
+        works.append(
+            Work(
+                units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}",
+                careful=job.careful(),
+            )
+        )  # fmt: skip
     names = {name: one.fingerprint for name, one in found.items()}
     title = f"featurise {', '.join(sources)}"
     with site.events.stage(title, sum(len(work.units) for work in works), fingerprints=names) as stage:

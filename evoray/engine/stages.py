@@ -133,13 +133,15 @@ def score(
     for name, model in models.items():
         identity = scores_name(model, target, scoring, max_tokens)
         names[name] = identity
+        job = ScoreJob(
+            source=source.rows, model=model.model, adapter=model.adapter, scoring=scoring, max_tokens=max_tokens
+        )
         works[identity] = Work(
             units=source.units,
-            factory=ScoreJob(
-                source=source.rows, model=model.model, adapter=model.adapter, scoring=scoring, max_tokens=max_tokens
-            ),
+            factory=job,
             store=UnitStore(site.storage, f"scores/{identity}"),
             quarantine=f"quarantine/scores-{identity}",
+            careful=job.careful(),
         )
     if any(set(work.units) - set(work.store.commits()) for work in works.values()):
         _run(works, models, names, target, site)

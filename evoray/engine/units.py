@@ -62,6 +62,9 @@ class Work:
     factory: WorkerFactory
     store: UnitStore
     quarantine: str  # key prefix
+    careful: WorkerFactory | None = (
+        None  # for a unit's last try: with less memory, and the same results but for rounding
+    )
 
 
 def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
@@ -130,7 +133,7 @@ class _UnitActor:
 
         torch.set_num_threads(threads)
         self.works, self.marks, self.attempts = works, marks, attempts
-        self.at: int | None = None  # index of the work that `worker` is for
+        self.at: tuple[int, bool] | None = None  # index of the work that `worker` is for, and whether it is careful
         self.worker: UnitWorker | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -140,17 +143,18 @@ class _UnitActor:
     def _run(self, index: int, unit: int) -> EvorayError | None:
         work = self.works[index]
         storage = work.store.storage
-        marks = (f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts))
+        marks = [f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts)]
         # Of its own for each attempt: put-if-absent tells writers apart by what they write.
         me = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}".encode()
-        if not any(storage.create(mark, me) for mark in marks):
+        attempt = next((number for number, mark in enumerate(marks, 1) if storage.create(mark, me)), None)
+        if attempt is None:
             return StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
-            result = self._worker(index).compute(unit)
+            result = self._worker(index, careful=1 < attempt == self.attempts).compute(unit)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
@@ -159,11 +163,16 @@ class _UnitActor:
             return _as_evoray_error(error)
         return None
 
-    def _worker(self, index: int) -> UnitWorker:
-        """The worker of a work; the one before is let go first, for its memory."""
-        if self.worker is None or self.at != index:
+    def _worker(self, index: int, careful: bool) -> UnitWorker:
+        """The worker of a work; the one before is let go first, for its memory.
+
+        careful: of a unit whose processes ended again and again, for want of memory most likely.
+        """
+        work = self.works[index]
+        careful = careful and work.careful is not None
+        if self.worker is None or self.at != (index, careful):
             self.worker = None
-            self.worker, self.at = self.works[index].factory(), index
+            self.worker, self.at = (work.careful if careful and work.careful else work.factory)(), (index, careful)
         return self.worker
 
 

@@ -6,13 +6,13 @@ are loaded once an actor and nothing but unit numbers travels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from evoray.config import FeatureConfig
+from evoray.config import EvaluationConfig, FeatureConfig
 from evoray.engine.reuse import Known
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.pool import Split, drop_rows, load_rows, normalise, read_span, read_target_split, rows_from_table
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from evoray.models.folder import Folder
 
 DUPLICATES = "duplicates.parquet"
+#: Batches of a careful worker are so many times smaller.
+_SMALLER = 4
+
+_Batched = TypeVar("_Batched", FeatureConfig, EvaluationConfig)
+
+
+def _with_smaller_batches(config: _Batched) -> _Batched:
+    return config.model_copy(update={"batch_tokens": max(1, config.batch_tokens // _SMALLER)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +160,10 @@ class FeatureJob:
     def __call__(self) -> UnitWorker:
         return _Featuriser(self)
 
+    def careful(self) -> FeatureJob:
+        """The same with smaller batches."""
+        return replace(self, config=_with_smaller_batches(self.config))
+
 
 class _Featuriser(UnitWorker):
     def __init__(self, job: FeatureJob) -> None:
@@ -195,6 +207,10 @@ class ScoreJob:
 
     def __call__(self) -> UnitWorker:
         return _Scorer(self)
+
+    def careful(self) -> ScoreJob:
+        """The same with smaller batches."""
+        return replace(self, scoring=replace(self.scoring, config=_with_smaller_batches(self.scoring.config)))
 
 
 class _Scorer(UnitWorker):

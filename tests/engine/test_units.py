@@ -112,6 +112,19 @@ def test_a_programming_error_is_reported_with_its_trace(store: UnitStore, folder
 
 
 @pytest.mark.slow
+def test_the_last_try_of_a_unit_that_ends_its_workers_is_one_with_less_memory(
+    store: UnitStore, folder: Path, ray_session: Session
+) -> None:
+    job = Job(folder=folder, dies_unless_careful=1)
+    work = Work(
+        units=range(3), factory=job, store=store, quarantine="quarantine/squares", careful=replace(job, is_careful=True)
+    )
+    run_units([work], replace(ray_session, attempts=3), Stage(Silent()))
+    assert squares(store) == {0: 0, 1: 1, 2: 4}
+    assert [computations(folder, unit) for unit in range(3)] == [1, 3, 1]
+
+
+@pytest.mark.slow
 def test_a_unit_that_ends_its_worker_each_time_fails_the_stage_by_name(
     store: UnitStore, folder: Path, ray_session: Session
 ) -> None:

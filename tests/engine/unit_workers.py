@@ -23,6 +23,8 @@ class Job:
     breaks: int | None = None  # this unit meets a programming error
     dies: int | None = None  # this unit ends its process, each time
     dies_once: int | None = None
+    dies_unless_careful: int | None = None  # as one that needs more memory than there is
+    is_careful: bool = False
     sleeps: int | None = None  # this unit does not end, the first time
     takes: float = 0.0  # seconds of each unit
     never_starts: bool = False
@@ -49,6 +51,8 @@ class _Worker(UnitWorker):
         if unit == self.job.sleeps and tries == 0:
             time.sleep(3600)
         if unit == self.job.dies or (unit == self.job.dies_once and tries == 0):
+            os._exit(1)
+        if unit == self.job.dies_unless_careful and not self.job.is_careful:
             os._exit(1)
         quarantined = [
             Quarantined(id=f"row-{unit}", stage="test", reason="odd", detail="d", file="f", row=unit)
