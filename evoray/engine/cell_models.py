@@ -16,6 +16,7 @@ from evoray.models.folder import Folder
 from evoray.training.order import steps_of
 
 Key = TypeVar("Key")
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +79,23 @@ def train_all(bench: Bench, jobs: Mapping[Key, TrainJob]) -> dict[Key, CellModel
     """The model of every training; those that are done are read."""
     distinct = {job.identity: job for job in jobs.values()}
     pending = [job for job in distinct.values() if job.outcome() is None]
-    size = bench.config.launch
-    batches = [pending[start : start + size] for start in range(0, len(pending), size)]
-    if batches:
-        _train_batches(bench, batches, len(pending))
+    if pending:
+        parallel = bench.config.parallel or max(1, bench.site.session.workers // bench.config.training.workers)
+        _train_batches(bench, launches(pending, bench.config.launch, parallel), parallel)
     facts = {identity: job.outcome() or {} for identity, job in distinct.items()}
     return {
         one: CellModel(facts=facts[job.identity], weights=job.out, identity=job.identity) for one, job in jobs.items()
     }
 
 
-def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], total: int) -> None:
-    site = bench.site
-    parallel = bench.config.parallel or max(1, site.session.workers // bench.config.training.workers)
+def launches(jobs: Sequence[Job], size: int, parallel: int) -> list[list[Job]]:
+    """The jobs in launches of at most `size`, of like lengths and as many as keep `parallel` of them busy to the end."""
+    count = min(len(jobs), -(-len(jobs) // (size * parallel)) * parallel)
+    return [list(jobs[place::count]) for place in range(count)]
+
+
+def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], parallel: int) -> None:
+    site, total = bench.site, sum(map(len, batches))
     if min(parallel, len(batches)) == 1:
         for batch in batches:
             train(batch, site.session, site.events)
