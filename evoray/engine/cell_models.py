@@ -89,7 +89,7 @@ def train_all(bench: Bench, jobs: Mapping[Key, TrainJob]) -> dict[Key, CellModel
 
 
 def launches(jobs: Sequence[Job], size: int, parallel: int) -> list[list[Job]]:
-    """The jobs in launches of at most `size`, of like lengths and as many as keep `parallel` of them busy to the end."""
+    """The jobs in launches of at most `size`, of like lengths, as many as keep `parallel` of them busy to the end."""
     count = min(len(jobs), -(-len(jobs) // (size * parallel)) * parallel)
     return [list(jobs[place::count]) for place in range(count)]
 
