@@ -25,6 +25,7 @@ Status = Literal["ok", "warning", "FAIL"]
 
 _PACKAGES = ("torch", "ray", "transformers", "peft", "deepspeed", "pyarrow")
 _LOOPBACK = ("127.", "::1", "localhost")
+_PORT = 8265  # of a dashboard whose address names none: Ray's default
 _ANSWER_S = 5.0
 _ROOM_GB, _MEMORY_GB = 10.0, 8.0  # of disk and memory, below which even a small model's run is tight
 
@@ -131,14 +132,15 @@ def _token() -> Finding:
 
 def _dashboard(address: str) -> Iterator[Finding]:
     place = urlsplit(address)
-    reachable = _listens_beyond_loopback(place.port or 8265) or not (place.hostname or "").startswith(_LOOPBACK)
+    reachable = _listens_beyond_loopback(place.port or _PORT) or not (place.hostname or "").startswith(_LOOPBACK)
     try:
         # As a stranger would: no token, no proxy of this machine.
         answer = httpx2.get(f"{address.rstrip('/')}/api/jobs/", timeout=_ANSWER_S, trust_env=False)
     except httpx2.HTTPError as error:
         yield Finding(check="Jobs API", status="ok", found=f"nothing answers at {address} ({type(error).__name__})")
         return
-    if answer.status_code in (401, 403):
+    refused = answer.status_code in (401, 403)
+    if refused:
         yield Finding(check="Jobs API", status="ok", found=f"{address} wants a token")
     else:
         remedy = "start the cluster with RAY_AUTH_MODE=token: everybody who reaches it can run programs there"
@@ -146,7 +148,7 @@ def _dashboard(address: str) -> Iterator[Finding]:
         yield Finding(check="Jobs API", status="FAIL", found=found, remedy=remedy)
     if reachable:
         remedy = "start Ray with --dashboard-host=127.0.0.1 and reach it through an SSH tunnel"
-        status: Status = "warning" if answer.status_code in (401, 403) else "FAIL"
+        status: Status = "warning" if refused else "FAIL"
         yield Finding(check="dashboard", status=status, found=f"{address} is not on loopback alone", remedy=remedy)
     else:
         yield Finding(check="dashboard", status="ok", found="on loopback alone")

@@ -12,6 +12,7 @@ from evoray.engine.cell_models import CellModel, job_of, train_all
 from evoray.engine.cell_selections import Wanted, read_selection
 from evoray.engine.proxy import Checkpoint
 from evoray.engine.stages import score
+from evoray.engine.trials import trial_facts
 
 _Key = tuple[Wanted, int]
 
@@ -57,12 +58,7 @@ def _best(
         return record
     kept = min(places, key=lambda place: (losses[one, place], place))
     tried = [
-        {
-            **{name: value for name, value in choices[one, place]["facts"].items() if name in ("lambda", "r")},
-            "loss": losses[one, place],
-            "seconds": models[one, place].facts["seconds"],
-        }
-        for place in places
+        trial_facts(choices[one, place]["facts"], losses[one, place], models[one, place].facts) for place in places
     ]
     best = choices[one, kept]
     return {

@@ -7,7 +7,7 @@ to train on some choices and look. Test rows have no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,15 @@ def best_by_training(context: Context, number: int, choices: Sequence[Choice], w
     losses = [float(np.nanmean(scores[job.name].loss)) for job in jobs]
     kept = int(np.argmin(losses))
     tried = [
-        trial_facts(choice, loss, outcome) for choice, loss, outcome in zip(choices, losses, outcomes, strict=True)
+        trial_facts(choice.facts, loss, outcome)
+        for choice, loss, outcome in zip(choices, losses, outcomes, strict=True)
     ]
     return Choice(picks=choices[kept].picks, facts={**choices[kept].facts, "trials": {"kept": kept, "tried": tried}})
 
 
-def trial_facts(choice: Choice, loss: float, outcome: dict[str, Any]) -> dict[str, Any]:
-    """What one trial says: its settings, what it cost, and what came of it."""
-    settings = {name: choice.facts[name] for name in ("lambda", "r") if name in choice.facts}
+def trial_facts(choice: Mapping[str, Any], loss: float, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What one trial says: of the facts of its choice the settings, what it cost, and what came of it."""
+    settings = {name: choice[name] for name in ("lambda", "r") if name in choice}
     return {**settings, "loss": loss, "rows": outcome["rows"], "steps": outcome["steps"], "seconds": outcome["seconds"]}
 
 
