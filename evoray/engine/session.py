@@ -85,6 +85,14 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
+def limit_threads(threads: int) -> None:
+    """Have torch compute with so many threads in this process, without importing it: who only reads does without."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 @contextmanager
 def session(config: ClusterConfig) -> Iterator[Session]:
     """A running Ray for the time of the block. Inside an already connected process, that connection is used.

@@ -22,7 +22,7 @@ import ray
 import ray.data
 
 from evoray.engine.events import Stage
-from evoray.engine.session import Session, asked_and_free
+from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
 from evoray.models.memory import is_out_of_memory
@@ -129,9 +129,7 @@ class _UnitActor:
     """The Ray Data callable around UnitWorkers: marks tries, commits, and turns errors into values."""
 
     def __init__(self, works: Sequence[Work], marks: str, attempts: int, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         self.works, self.marks, self.attempts = works, marks, attempts
         self.at: tuple[int, bool] | None = None  # index of the work that `worker` is for, and whether it is careful
         self.worker: UnitWorker | None = None

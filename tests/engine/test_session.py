@@ -63,6 +63,14 @@ def test_an_embedded_ray_takes_nobody_without_its_token(ray_session: Session) ->
     assert not stat.S_IMODE(token_file().stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
 
 
+@pytest.mark.parametrize("order", ["limit_threads(1); import torch", "import torch; limit_threads(1)"])
+def test_threads_are_limited_before_and_after_torch_is_loaded(order: str) -> None:
+    code = f"from evoray.engine.session import limit_threads; {order}; print(torch.get_num_threads())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
+
+
 @pytest.mark.parametrize("failures", [2, 9])
 def test_a_ray_that_starts_too_slowly_is_started_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[dict[str, object]] = []

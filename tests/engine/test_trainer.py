@@ -212,6 +212,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(trained: Work
     assert sorted(curve) == list(range(1, LONG + 1))
 
 
+@pytest.mark.soak
 def test_workers_without_enough_memory_go_on_with_smaller_passes(
     trained: Workbench, plain: Plain, ray_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
