@@ -34,10 +34,8 @@ class SampleLoss(nn.Module):
             return sample_losses(self.model, batch).sum()
 
 
-def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
-    """The DeepSpeed engine of this rank. Collective."""
-    import deepspeed  # here and not above: importing it decides the accelerator of the process
-
+def engine_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration that DeepSpeed is given; cluster_configs/deepspeed-zero*.json is that of each stage."""
     optimizer = {
         "lr": config.learning_rate,
         "betas": list(BETAS),
@@ -49,7 +47,7 @@ def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload == "all":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    settings = {
+    return {
         # Batch sizes only feed DeepSpeed's own accounting: the loop decides where a step ends.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -59,7 +57,14 @@ def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=list(_trained(module).values()), config=settings)
+
+
+def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
+    """The DeepSpeed engine of this rank. Collective."""
+    import deepspeed  # here and not above: importing it decides the accelerator of the process
+
+    trained, settings = list(_trained(module).values()), engine_settings(config)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=settings)
     return engine
 
 
