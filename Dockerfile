@@ -2,8 +2,8 @@
 #
 #   docker build --tag registry.example.com/evoray:0.1.0 .
 #
-# TORCH_INDEX  package index to take torch from; empty: PyPI's build, with CUDA. https://download.pytorch.org/whl/cpu:
-#              for nodes without GPU, several gigabytes smaller
+# TORCH_INDEX  package index to take torch from; empty: pip's own, whose build has CUDA. That of PyTorch's CPU builds: for
+#              nodes without GPU, several gigabytes smaller
 # CLOUD        aws or gcp: what Ray's launcher needs on the head to start machines there; empty: Kubernetes, or none
 # UID          of the image's user. It has to be that of the user who owns mounted files, such as the cluster's token
 ARG PYTHON=3.11
