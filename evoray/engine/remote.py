@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 
 from evoray.engine.watchdog import stalled
-from evoray.errors import EvorayError
+from evoray.errors import EvorayError, StageError
 
 Result = TypeVar("Result")
+
+_LOG = logging.getLogger(__name__)
+_ATTEMPTS = 3
 
 
 def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -23,8 +28,27 @@ def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
 def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1) -> Result:
     """As `in_task`, in a process of its own that ends with the work and gives its memory back.
 
-    For work that loads a model: the worker of a task stays, and with it what the allocator does not return.
+    For work that loads a model: the worker of a task stays, and with it what the allocator does not return. A process
+    that is lost is made up for by another. Raises StageError where they are lost again and again.
     """
+    lost = Retrying(
+        retry=retry_if_exception_type(RayActorError),
+        stop=stop_after_attempt(_ATTEMPTS),
+        before_sleep=before_sleep_log(_LOG, logging.WARNING),
+        reraise=True,
+    )
+    try:
+        result: Result = lost(_once, function, arguments, cpus)
+        return result
+    except RayActorError as error:
+        raise StageError(
+            f"{_ATTEMPTS} processes in a row that were lost: {error}",
+            "a process that survives its work",
+            "give it more memory (fewer cluster.workers, lower batch_tokens); the same command goes on",
+        ) from error
+
+
+def _once(function: Callable[..., Result], arguments: Sequence[Any], cpus: float) -> Result:
     actor = ray.remote(num_cpus=cpus)(_Runner).remote()
     try:
         result: Result = fetch(actor.run.remote(function, *arguments))
