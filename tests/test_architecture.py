@@ -21,6 +21,8 @@ SHELL = (
         "evoray/generating.py",
         "evoray/cli_settings.py",
         "evoray/doctor.py",
+        "evoray/driver.py",
+        "evoray/program.py",
     ),
 )
 
@@ -100,6 +102,8 @@ def test_the_core_does_not_import_the_shell() -> None:
         "generating",
         "cli_settings",
         "doctor",
+        "driver",
+        "program",
     }
     assert [f"{m.path}: {name}" for m in CORE for name in _evoray_imports(m) if _part(name) in shell] == []
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evoray.cli import run_program
 from evoray.engine.events import Events
 from evoray.errors import ConfigError, StageError
+from evoray.program import run_program
 from evoray.storage import Storage
 
 
