@@ -78,6 +78,26 @@ def run(
 
 
 @app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="YAML config.")],
+    dashboard: Annotated[
+        str, typer.Option("--address", help="Jobs address of the cluster.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = _DASHBOARD,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory that all nodes reach, or bucket.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show its output, and submit it again where it is lost.")] = True,
+    retries: Annotated[int, typer.Option("--retries", help="Submissions after the first.", min=0)] = 3,
+) -> None:
+    """Run a config as a job on a Ray cluster; Ctrl-C leaves it there, and the same command resumes it."""
+    from evoray.submission import submit as hand_over
+
+    hand_over(
+        config, dashboard, overrides or [], out=out, follow=follow, retries=retries, again=typed(),
+        tell=lambda line: typer.echo(line, err=True), write=lambda text: typer.echo(text, nl=False),
+    )  # fmt: skip
+
+
+@app.command()
 def generate(
     config: Annotated[Path, typer.Argument(help="YAML config of a run, with a section generation.")],
     address: Address = None,

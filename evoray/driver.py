@@ -49,19 +49,16 @@ def main(arguments: Sequence[str]) -> None:
 
 def _places(stage: str, given: dict[str, Any]) -> Iterator[str]:
     """Where a stage writes what is to stay."""
-    if given.get("config") is not None:
-        yield _out_of(stage, given)
-    else:
+    path, overrides, out = given.get("config"), given.get("overrides") or [], given.get("out")
+    if path is None:
         yield from (str(given[name]) for name in ("out", "scores") if given.get(name) is not None)
-
-
-def _out_of(stage: str, given: dict[str, Any]) -> str:
-    path, overrides, out = given["config"], given.get("overrides") or [], given.get("out")
-    if stage == "compare":
+    elif stage == "compare":
         from evoray.comparison_config import load_comparison
 
-        return load_comparison(path, overrides, out=out).out
-    return run_config(path, None, overrides, out, None).out
+        yield load_comparison(path, overrides, out=out).out
+    else:
+        config = run_config(path, None, overrides, out, None)
+        yield from (place for place in (config.out, config.store) if place is not None)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from evoray.errors import EvorayError, UserError
 
+COMMAND = "EVORAY_COMMAND"  # environment variable: what was typed where a job was submitted from
 _INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
 
 
@@ -37,6 +38,8 @@ def run_program(program: Callable[[], object]) -> None:
 
 def typed() -> str:
     """What was typed, but for what would delete the work: the installed command, or a program of Python."""
+    if os.environ.get(COMMAND):
+        return os.environ[COMMAND]
     program, *arguments = (part for part in sys.argv if part != "--anew")
     installed = Path(program).suffix != ".py" or Path(program).parent == Path(__file__).parent
     return shlex.join(["evoray", *arguments] if installed else ["python", program, *arguments])

@@ -23,6 +23,7 @@ SHELL = (
         "evoray/doctor.py",
         "evoray/driver.py",
         "evoray/program.py",
+        "evoray/submission",
     ),
 )
 
@@ -104,6 +105,9 @@ def test_the_core_does_not_import_the_shell() -> None:
         "doctor",
         "driver",
         "program",
+        "submission",
+        "submission_client",
+        "submission_package",
     }
     assert [f"{m.path}: {name}" for m in CORE for name in _evoray_imports(m) if _part(name) in shell] == []
 
