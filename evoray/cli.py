@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shlex
-import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,13 +13,13 @@ from rich.console import Console
 
 from evoray.cli_settings import option, run_config, sections
 from evoray.config import SELECTORS
-from evoray.errors import ConfigError, EvorayError, UserError
+from evoray.errors import ConfigError
+from evoray.program import run_program, typed
 
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
 
 _DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
-_INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
 
 _SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class."
 
@@ -62,7 +58,7 @@ def demo(
 
     display = _display()
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+    _show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
 
 
 @app.command()
@@ -78,7 +74,27 @@ def run(
     from evoray.pipeline import run as run_loop
 
     loaded = run_config(config, address, overrides, out, seed)
-    show_result(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
+    _show_result(run_loop(loaded, display=_display(), anew=anew, command=typed()))
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="YAML config.")],
+    dashboard: Annotated[
+        str, typer.Option("--address", help="Jobs address of the cluster.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = _DASHBOARD,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory that all nodes reach, or bucket.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show its output, and submit it again where it is lost.")] = True,
+    retries: Annotated[int, typer.Option("--retries", help="Submissions after the first.", min=0)] = 3,
+) -> None:
+    """Run a config as a job on a Ray cluster; Ctrl-C leaves it there, and the same command resumes it."""
+    from evoray.submission import submit as hand_over
+
+    hand_over(
+        config, dashboard, overrides or [], out=out, follow=follow, retries=retries, again=typed(),
+        tell=lambda line: typer.echo(line, err=True), write=lambda text: typer.echo(text, nl=False),
+    )  # fmt: skip
 
 
 @app.command()
@@ -355,7 +371,7 @@ def _print(facts: dict[str, Any]) -> None:
     typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-def show_result(result: RunResult) -> None:
+def _show_result(result: RunResult) -> None:
     """Print the final table of a run and where its results are."""
     from evoray.report.markdown import verdict
     from evoray.report.table import result_rows, rich_table
@@ -364,31 +380,6 @@ def show_result(result: RunResult) -> None:
     console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
     console.print(verdict(result.summary))
     console.print(f"Results: {result.out} (report.md, rounds/, best/)", soft_wrap=True)
-
-
-def run_program(program: Callable[[], object]) -> None:
-    """Run a program and end the process where it fails: an EvorayError without a traceback, with its exit code."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        program()
-    except EvorayError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        if not isinstance(error, UserError):
-            typer.echo(f"to go on from here: {_command()}", err=True)
-        sys.exit(error.exit_code)
-    except SystemExit as ended:
-        if ended.code == _INTERRUPTED:
-            typer.echo(f"interrupted; to go on from here: {_command()}", err=True)
-        raise
-
-
-def _command() -> str:
-    """What was typed, but for what would delete the work: the installed command, or a program of Python."""
-    program, *arguments = (part for part in sys.argv if part != "--anew")
-    installed = Path(program).suffix != ".py" or Path(program) == Path(__file__)
-    return shlex.join(["evoray", *arguments] if installed else ["python", program, *arguments])
 
 
 def main() -> None:

@@ -119,6 +119,7 @@ COMPARISON_KEYS = (
 COMMANDS = {
     "demo": "--out --small --anew",
     "run": "config --address --set --out --seed --anew",
+    "submit": "config --address --set --out --follow --retries",
     "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
     "select": "--k --out --pool --target --model --selector --adapter --features --target-features --option --seed "

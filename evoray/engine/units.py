@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 import uuid
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from typing import Any
 import ray
 import ray.data
 
+from evoray.engine import metrics
 from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
@@ -38,6 +40,13 @@ class UnitResult:
     table: Any  # pyarrow.Table
     facts: Mapping[str, Any]
     quarantined: Sequence[Quarantined] = ()
+    flops: float | None = None  # operations of models on its tokens; None: not counted
+
+    @property
+    def tokens(self) -> int:
+        """Those that a model read or wrote for it, as its facts have them; none where it was taken over."""
+        counted = ("tokens", "prompt_tokens", "completion_tokens")
+        return 0 if "reused" in self.facts else sum(int(self.facts.get(name, 0)) for name in counted)
 
 
 class UnitWorker(ABC):
@@ -58,6 +67,7 @@ WorkerFactory = Callable[[], UnitWorker]
 class Work:
     """Units of one source, what computes them, and where results and rows set aside go."""
 
+    stage: str  # read, featurise, score ...: what metrics are told apart by
     units: Sequence[int]
     factory: WorkerFactory
     store: UnitStore
@@ -152,11 +162,17 @@ class _UnitActor:
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
-            result = self._worker(index, careful=1 < attempt == self.attempts).compute(unit)
+            worker, started = self._worker(index, careful=1 < attempt == self.attempts), time.monotonic()
+            result = worker.compute(unit)
+            metrics.utilised(work.stage, result.flops, time.monotonic() - started)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
             work.store.commit(unit, result.table, result.facts)
+            metrics.count(
+                work.stage, units=1, rows=result.table.num_rows, tokens=result.tokens,
+                quarantined=len(result.quarantined),
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _as_evoray_error(error)
         return None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evoray.cli import run_program
 from evoray.engine.events import Events
 from evoray.errors import ConfigError, StageError
+from evoray.program import run_program, typed
 from evoray.storage import Storage
 
 
@@ -57,6 +57,12 @@ def test_a_failure_shows_the_command_that_goes_on(
         run_program(fails)
     assert ended.value.code == 1
     assert f"to go on from here: {command}\n" in capsys.readouterr().err
+
+
+def test_a_job_shows_the_command_that_submitted_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evoray/driver.py", "run", "submitted.yaml"])
+    monkeypatch.setenv("EVORAY_COMMAND", "evoray submit mine.yaml")
+    assert typed() == "evoray submit mine.yaml"
 
 
 def test_a_mistake_in_the_input_is_to_be_corrected_first(capsys: pytest.CaptureFixture[str]) -> None:
