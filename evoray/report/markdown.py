@@ -28,7 +28,7 @@ def render(run: RunSummary) -> str:
         _section("Rounds on the validate rows", _progress(run)),
         _section("What the generator wrote", markdown_of(generated_grid(run))),
         _section("What was chosen", _chosen(run)),
-        _section("How the weights were found", markdown_of(path_grid(run))),
+        _section("How the weights were found", markdown_of(path_grid(run.path))),
         _section("Certificates", markdown_of(certificate_grid(run))),
         _section("Convergence of the weights", markdown_of(trace_grid(run))),
         _section("Rows that could not be used", markdown_of(quarantine_grid(run))),

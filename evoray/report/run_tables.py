@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evoray.report.evidence import Curve, FeatureMap
 from evoray.report.summary import PathPoint, Progress, RunSummary
-from evoray.report.table import Cells, Grid, count, interval, number
+from evoray.report.table import Cells, Grid, count, interval, number, result_rows
+
+
+def result_grid(run: RunSummary) -> Grid:
+    """Every model of the run, and what it took to train it."""
+    header, rows = result_rows(run.arms)
+    if not run.train_seconds:
+        return Grid(header=header, rows=tuple(rows))
+    seconds = [number(run.train_seconds.get(arm.name), ",.1f") for arm in run.arms]
+    shown = tuple((*row, cell) for row, cell in zip(rows, seconds, strict=True))
+    return Grid(header=(*header, "seconds to train"), rows=shown)
 
 
 def progress_grid(run: RunSummary) -> Grid | None:
@@ -58,10 +69,10 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def path_grid(run: RunSummary) -> Grid | None:
+def path_grid(path: Sequence[PathPoint]) -> Grid | None:
     """Every setting that the selection tried, and what it gave on the validate rows."""
-    untried = all(point.validate_loss is None for point in run.path)
-    undiverse = all(point.vendi is None for point in run.path)
+    untried = all(point.validate_loss is None for point in path)
+    undiverse = all(point.vendi is None for point in path)
 
     def cells(point: PathPoint) -> tuple[str, ...]:
         return (
@@ -76,7 +87,7 @@ def path_grid(run: RunSummary) -> Grid | None:
 
     titles = ("round", "lambda", "r", "transport cost to the validation rows")
     measured = (*([] if undiverse else ["Vendi score"]), *([] if untried else ["loss on them after training"]))
-    return _grid((*titles, *measured, ""), [cells(point) for point in run.path])
+    return _grid((*titles, *measured, ""), [cells(point) for point in path])
 
 
 def certificate_grid(run: RunSummary) -> Grid | None:
@@ -111,11 +122,54 @@ def quarantine_grid(run: RunSummary) -> Grid | None:
     return _grid(("reason", "rows"), [(reason, count(rows)) for reason, rows in ordered])
 
 
+def set_aside_grid(run: RunSummary) -> Grid | None:
+    """Single rows that could not be used, some of each reason."""
+    rows = [(one.reason, one.id, one.detail, one.file, count(one.row)) for one in run.set_aside]
+    return _grid(("reason", "row", "detail", "file", "place in it, from 0"), rows)
+
+
+def map_grid(found: FeatureMap) -> Grid:
+    """How near to the target each kind of row is."""
+    rows = tuple(
+        (cloud.kind, count(cloud.rows), count(len(cloud.places)), number(cloud.nearest, ".4f"))
+        for cloud in found.clouds
+    )
+    return Grid(header=("rows", "in all", "on the map", "mean cosine with the nearest target row"), rows=rows)
+
+
+def curve_grid(found: Sequence[Curve]) -> Grid | None:
+    """Where each training began and ended."""
+    rows = [
+        (
+            one.name,
+            _MEASURES[one.measure],
+            count(one.steps[-1]),
+            f"{one.values[0]:.4f}",
+            f"{min(one.values):.4f}",
+            f"{one.values[-1]:.4f}",
+        )
+        for one in found
+        if one.steps
+    ]
+    return _grid(("training", "measured on", "steps", "first", "least", "last"), rows)
+
+
+_MEASURES = {"loss": "the batch", "validate_loss": "validate rows"}
+
+
+def manifest_grid(run: RunSummary) -> Grid | None:
+    """Fingerprints of inputs and settings, and where the run was."""
+    found = run.manifest
+    parts = [] if found is None else [("input", found.identity), ("environment", found.environment)]
+    return _grid(("kind", "name", "value"), [(kind, *entry) for kind, part in parts for entry in part.items()])
+
+
 def timing_grid(run: RunSummary) -> Grid | None:
     """Seconds of each stage, and of all."""
-    rows = [(stage, f"{seconds:.1f}") for stage, seconds in run.timings.items()]
-    total = ("all", f"{sum(run.timings.values()):.1f}")
-    return _grid(("stage", "seconds"), [*rows, total] if rows else [])
+    if not run.timings:
+        return None
+    rows = tuple((stage, f"{seconds:.1f}") for stage, seconds in run.timings.items())
+    return Grid(header=("stage", "seconds"), rows=rows, total=("all", f"{sum(run.timings.values()):.1f}"))
 
 
 def version_grid(run: RunSummary) -> Grid | None:

@@ -27,6 +27,7 @@ class Grid:
 
     header: Cells
     rows: tuple[Cells, ...]
+    total: Cells | None = None  # a last row that stays where it is
 
     @classmethod
     def of_columns(cls, columns: Columns) -> Grid:
@@ -43,7 +44,9 @@ def known_columns(columns: Columns) -> Columns:
 
 def markdown_of(grid: Grid | None) -> str:
     """The table as Markdown; of none, nothing."""
-    return "" if grid is None else markdown_table(grid.header, grid.rows)
+    if grid is None:
+        return ""
+    return markdown_table(grid.header, grid.rows if grid.total is None else (*grid.rows, grid.total))
 
 
 def result_rows(arms: Sequence[Arm]) -> tuple[Cells, list[Cells]]:
