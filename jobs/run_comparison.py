@@ -35,7 +35,7 @@ def comparison(arguments: Sequence[str]) -> None:
     config = load_comparison(given.config, [*given.set, "cluster.address=auto"], out=given.out)
     check_outlives_job(config.out)
     result = compare(config, display=Display(Console(stderr=True)))
-    Console().print(f"{result.headline}\nResults: {result.out} (report.md, cells.jsonl, plots/)", soft_wrap=True)
+    Console().print(f"{result.headline}\nResults: {result.out} (report.html, report.md, cells.jsonl)", soft_wrap=True)
 
 
 if __name__ == "__main__":

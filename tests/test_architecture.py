@@ -19,6 +19,7 @@ SHELL = (
         "evoray/comparison.py",
         "evoray/comparison_config.py",
         "evoray/generating.py",
+        "evoray/reporting.py",
         "evoray/cli_settings.py",
         "evoray/doctor.py",
     ),
@@ -98,6 +99,7 @@ def test_the_core_does_not_import_the_shell() -> None:
         "comparison",
         "comparison_config",
         "generating",
+        "reporting",
         "cli_settings",
         "doctor",
     }
