@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from evoray.cli_settings import option, run_config, sections
+from evoray.cli_settings import kept_in, option, run_config, sections
 from evoray.config import SELECTORS
 from evoray.errors import ConfigError
 from evoray.program import run_program, typed
@@ -253,7 +252,7 @@ def evaluate(
         "cluster": settings.cluster, "display": _display(),
     }  # fmt: skip
     facts: dict[str, Any]
-    with _kept_in(scores) as folder:
+    with kept_in(scores) as folder:
         if against_model is None and against_adapter is None:
             score = measure(model, target, str(folder), adapter=adapter, **common)
             facts = {"model": model, "adapter": adapter, **asdict(score)}
@@ -283,7 +282,7 @@ def compare(
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
     result = run_comparison(load_comparison(config, settings, out=out), display=_display())
     typer.echo(result.headline)
-    typer.echo(f"Results: {result.out} (report.md, cells.jsonl, plots/)")
+    typer.echo(f"Results: {result.out} (report.html, report.md, cells.jsonl)")
 
 
 @app.command()
@@ -309,11 +308,16 @@ def export(
 
 
 @app.command()
-def report(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run.")]) -> None:
-    """Print the report of a finished run as Markdown."""
-    from evoray.pipeline import read_report
+def report(
+    run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run or comparison.")],
+    form: Annotated[str | None, typer.Option("--form", help="Print this form alone: markdown, or html.")] = None,
+) -> None:
+    """Print the report of a finished run or comparison as Markdown, and write its report.html anew."""
+    from evoray.reporting import read_report, write_page
 
-    typer.echo(read_report(run_dir))
+    typer.echo(read_report(run_dir, form=form or "markdown"))
+    if form is None:
+        typer.echo(f"Page: {write_page(run_dir)}", err=True)
 
 
 @app.command()
@@ -341,13 +345,6 @@ def doctor(
             console.print(f"{'':<8} to do: {one.remedy}", markup=False)
     if any(one.status == "FAIL" for one in findings):
         raise typer.Exit(1)
-
-
-def _kept_in(scores: str | None) -> AbstractContextManager[str | Path]:
-    """The folder of scores, or one that is deleted."""
-    from evoray.storage import scratch_folder
-
-    return nullcontext(scores) if scores else scratch_folder()
 
 
 def _result(facts: dict[str, Any], out: Path | None) -> None:
@@ -379,7 +376,7 @@ def _show_result(result: RunResult) -> None:
     console = Console()
     console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
     console.print(verdict(result.summary))
-    console.print(f"Results: {result.out} (report.md, rounds/, best/)", soft_wrap=True)
+    console.print(f"Results: {result.out} (report.html, report.md, rounds/, best/)", soft_wrap=True)
 
 
 def main() -> None:

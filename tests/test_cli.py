@@ -260,6 +260,10 @@ class TestCommands:
         answer = evoray("report", finished_run.out)
         assert answer.code == 0
         assert answer.out.strip() == (finished_run.out / "report.md").read_text().strip()
+        assert answer.err.strip() == f"Page: {finished_run.out / 'report.html'}"
+        page = evoray("report", finished_run.out, "--form", "html")
+        assert page.out.strip() == (finished_run.out / "report.html").read_text().strip()
+        assert "markdown or html" in evoray.refused("report", finished_run.out, "--form", "pdf")
         facts = evoray.shown("status", finished_run.out)
         assert facts["finished"] is True
         assert facts["rounds"]["2"][-1] == "control_evaluated"
