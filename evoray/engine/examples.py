@@ -5,8 +5,9 @@ A report is read by people: texts are cut here, so that a summary stays small wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from evoray.engine.remote import in_task
 from evoray.engine.site import Source
@@ -17,6 +18,7 @@ from evoray.storage import Storage
 
 _PICKS = 8  # half of them the best, the others spread over the rest
 _OF_A_REASON, _REASONS = 5, 40
+_BATCH = 1000
 _ID, _TEXT, _DETAIL = 120, 600, 300  # letters
 
 
@@ -71,7 +73,7 @@ def _set_aside_examples(storage: Storage, keys: Mapping[str, Sequence[str]]) -> 
     found: dict[str, list[SetAside]] = {}
     for before, names in keys.items():
         for name in names:
-            for record in storage.read_table(name).to_pylist():
+            for record in _records(storage, name):
                 reason = before + record["reason"]
                 known = found.setdefault(reason, []) if reason in found or len(found) < _REASONS else None
                 if known is not None and len(known) < _OF_A_REASON:
@@ -79,12 +81,18 @@ def _set_aside_examples(storage: Storage, keys: Mapping[str, Sequence[str]]) -> 
                         SetAside(
                             id=cut(record["id"], _ID),
                             reason=cut(reason, _ID),
-                            detail=cut(record["detail"], _DETAIL),
-                            file=cut(PurePosixPath(record["file"]).name, _ID),
+                            detail=cut(record["detail"] or "", _DETAIL),
+                            file=cut(PurePosixPath(record["file"] or "").name, _ID),
                             row=record["row"] if record["row"] >= 0 else None,
                         )
                     )
     return tuple(one for rows in found.values() for one in rows)
+
+
+def _records(storage: Storage, key: str) -> Iterator[dict[str, Any]]:
+    """Row by row: a table of rows set aside may be long, and few of them are shown."""
+    for batch in storage.read_table(key).to_batches(max_chunksize=_BATCH):
+        yield from batch.to_pylist()
 
 
 def cut(text: str, most: int) -> str:

@@ -33,22 +33,24 @@ from evoray.report.summary import Arm, Interval, PathPoint, RunSummary, SourceSh
 
 _WIDTH, _HEIGHT = 3.3, 2.2  # inches of what is drawn in; letters stay readable where it fills the width of a phone
 _LINE = 0.24  # inches of one line of bars or points
-_MOST_SOURCES = 14
+_MOST_MODELS, _MOST_SOURCES = 25, 14
 _MARKERS = "osD^v"
 
 
 def losses(run: RunSummary) -> Figure:
     """One line a model: its loss with the interval, told apart from random rows or not."""
-    figure, axes = _models(run, [arm.loss for arm in run.arms], [_look(arm) for arm in run.arms])
+    arms = _shown(run)
+    figure, axes = _models(run, [arm.loss for arm in arms], [_look(arm) for arm in arms])
     axes.set_xlabel("loss, nats a token [95%]")
-    looks = {_look(arm): None for arm in run.arms}
+    looks = {_look(arm): None for arm in arms}
     legend_below(figure, [_handle(look) for look in looks], [_MEANING[look] for look in looks])
     return figure
 
 
 def accuracies(run: RunSummary) -> Figure:
     """One line a model: its accuracy with the interval."""
-    figure, axes = _models(run, [arm.accuracy for arm in run.arms], [_PLAIN for _ in run.arms])
+    arms = _shown(run)
+    figure, axes = _models(run, [arm.accuracy for arm in arms], [_PLAIN for _ in arms])
     axes.set_xlabel("accuracy [95%]")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
@@ -59,9 +61,15 @@ def _models(run: RunSummary, values: Sequence[Interval | None], looks: Sequence[
     for row, (value, look) in enumerate(zip(values, looks, strict=True)):
         if value is not None:
             interval_mark(axes, row, value, look)
-    names_down(axes, [f"{arm.name} (kept)" if arm.name == run.best else arm.name for arm in run.arms])
+    names_down(axes, [f"{arm.name} (kept)" if arm.name == run.best else arm.name for arm in _shown(run)])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
+
+
+def _shown(run: RunSummary) -> list[Arm]:
+    """Of many models the first, the kept and the last ones."""
+    last = len(run.arms) - _MOST_MODELS
+    return [arm for place, arm in enumerate(run.arms) if not place or place > last or arm.name == run.best]
 
 
 _PLAIN: Look = (LINE, "o", LINE)

@@ -185,6 +185,16 @@ def test_of_many_rounds_the_last_ones_and_the_kept_one_have_plots() -> None:
     assert shown == ["1", "9", "10", "11", "12"]
 
 
+def test_of_many_models_the_first_the_kept_and_the_last_are_drawn_and_all_are_in_the_table() -> None:
+    base, _, kept = test_report.run().arms
+    arms = (base, *(dataclasses.replace(kept, name=f"round {number}") for number in range(1, 60)))
+    made = render_run(full_run(arms=arms, best="round 2"))
+    (plot,) = re.findall(r'<svg[^>]*aria-labelledby="losses-t".*?</svg>', made)
+    drawn = re.findall(r">((?:round \d+(?: \(kept\))?)|base)</text>", plot)
+    assert drawn == ["base", "round 2 (kept)", *(f"round {number}" for number in range(36, 60))]
+    assert all(f">round {number}</th>" in made for number in range(1, 60))
+
+
 def test_a_page_is_small() -> None:
     assert len(rendered("run").encode()) < 500_000
 
