@@ -62,9 +62,9 @@ class Cluster:
         scratch = self._marks.enter_context(tempfile.TemporaryDirectory(prefix="evo-", ignore_cleanup_errors=True))
         mark = self._marks.enter_context(marked())
         agent, metrics = free_ports(2)
-        home = self.folder / f"node-{len(self.nodes)}"
+        home = self.folder / f"node-{len(list(self.folder.glob('*.txt')))}"  # those of removed nodes stay
         home.mkdir()
-        with (self.folder / f"node-{len(self.nodes)}.txt").open("wb") as log:
+        with home.with_suffix(".txt").open("wb") as log:
             process = subprocess.Popen(
                 [
                     RAY, "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats",
