@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from tests.conftest import FinishedRun
 from tests.faults.conftest import Note
 from tests.killed_run import STAGE_PROCESSES, Job
-from tests.processes import alive, ended
+from tests.processes import alive, at_work, ended
 from tests.tiny_run import outcome, unit_files, write_run_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(3600)]
@@ -22,14 +23,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(3600)]
 def kill_when_there(name: str, process: subprocess.Popen[bytes], mark: dict[str, str]) -> bool:
     """SIGKILL a process of that name in the middle of its work; False where the run ended before."""
     while process.poll() is None:
-        for one in alive(mark):
-            try:
-                if name in " ".join(one.cmdline()) and one.cpu_times().user > 0:
-                    time.sleep(0.2)
-                    one.kill()
-                    return True
-            except psutil.NoSuchProcess:
-                continue
+        for one in at_work(name, alive(mark)):
+            with suppress(psutil.NoSuchProcess):
+                time.sleep(0.2)
+                one.kill()
+                return True
         time.sleep(0.02)
     return False
 

@@ -6,11 +6,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +16,7 @@ from tests.conftest import FinishedRun
 from tests.faults.conftest import Note
 from tests.killed_run import STAGE_PROCESSES, Job
 from tests.local_cluster import Cluster, Node, local_cluster
+from tests.processes import at_work
 from tests.tiny_run import results, unit_files, write_run_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(3600)]
@@ -57,10 +56,8 @@ def node_at_work(kind: str, cluster: Cluster, process: subprocess.Popen[bytes]) 
     """The first node, the head left out, with a process of that name that has begun. Fails where the run ends first."""
     while process.poll() is None:
         for node in cluster.nodes[1:]:
-            for one in node.processes():
-                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if kind in " ".join(one.cmdline()) and one.cpu_times().user > 0:
-                        return node
+            if at_work(kind, node.processes()):
+                return node
         time.sleep(0.02)
     raise AssertionError(f"the run ended before {kind}")
 
