@@ -11,6 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+#: What Ray calls the processes that work in each stage of a run.
+STAGE_PROCESSES = {
+    "warm-up": "_Runner",
+    "features": "MapWorker(",
+    "solver": "ShardActor",
+    "training": "RayTrainWorker",
+}
+
 _SECONDS = 900.0  # for one start of a run to reach its next record, on a machine that does other things too
 
 

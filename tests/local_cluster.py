@@ -64,9 +64,9 @@ class Cluster:
         scratch = self._marks.enter_context(tempfile.TemporaryDirectory(prefix="evo-", ignore_cleanup_errors=True))
         mark = self._marks.enter_context(marked())
         agent, metrics = free_ports(2)
-        home = self.folder / f"node-{len(self.nodes)}"
-        home.mkdir(exist_ok=True)
-        with (self.folder / f"node-{len(self.nodes)}.txt").open("wb") as log:
+        home = self.folder / f"node-{len(list(self.folder.glob('*.txt')))}"  # those of removed nodes stay
+        home.mkdir()
+        with home.with_suffix(".txt").open("wb") as log:
             process = subprocess.Popen(
                 [
                     RAY, "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats",

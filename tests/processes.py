@@ -6,8 +6,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import psutil
 
@@ -36,6 +36,29 @@ def alive(mark: dict[str, str]) -> list[psutil.Process]:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+    return found
+
+
+def named(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those with the name in their command line, which is how Ray says what a worker runs.
+
+    What ends meanwhile, a zombie too, has none.
+    """
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def at_work(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of the name that have computed something."""
+    found = []
+    for process in named(name, processes):
+        with suppress(psutil.NoSuchProcess):
+            if process.cpu_times().user > 0:
+                found.append(process)
     return found
 
 

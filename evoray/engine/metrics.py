@@ -1,8 +1,9 @@
 """What a cluster's monitoring sees of the work: counters and gauges of the processes that do it.
 
 Ray exports them on every node for Prometheus, each with `ray_` before its name. In a process that is not connected to
-Ray nothing happens. What is done twice, since a worker was lost, is counted twice: these are of the work, and the
-commit records are of the results.
+Ray nothing happens. Units are counted by the driver; what a training counts in its last seconds is lost, since Ray
+exports every few seconds and not when a process ends. These are of the work, with steps that were done twice: results
+have records of their own.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ REDUCED = "evoray_reduced_bytes"
 SINKHORN, UTILISATION, LOSS = "evoray_sinkhorn_error", "evoray_mfu", "evoray_training_loss"
 
 #: What each says, and the tags that it has.
-_COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     UNITS: ("Units of work that were committed.", ("stage",)),
     ROWS: ("Rows of these units, or of optimiser steps.", ("stage",)),
     TOKENS: ("Tokens that a model read or wrote for them.", ("stage",)),
     QUARANTINED: ("Rows that were set aside.", ("stage",)),
     REDUCED: ("Bytes of partial sums that the solver's driver merged.", ()),
 }
-_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     SINKHORN: ("L1 marginal error of the solver's last potentials.", ()),
     UTILISATION: ("Model operations a second over the published peak of the GPU that did them.", ("stage",)),
     LOSS: ("Loss of the last optimiser step.", ("series",)),
@@ -84,7 +85,7 @@ def _set(name: str, value: float, **tags: str) -> None:
 def _counter(name: str) -> Any:
     from ray.util.metrics import Counter
 
-    description, tags = _COUNTERS[name]
+    description, tags = COUNTERS[name]
     return Counter(name, description=description, tag_keys=tags)
 
 
@@ -92,7 +93,7 @@ def _counter(name: str) -> Any:
 def _gauge(name: str) -> Any:
     from ray.util.metrics import Gauge
 
-    description, tags = _GAUGES[name]
+    description, tags = GAUGES[name]
     return Gauge(name, description=description, tag_keys=tags)
 
 

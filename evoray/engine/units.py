@@ -59,6 +59,8 @@ class UnitWorker(ABC):
 
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
+_COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics
+_NOTHING = dict.fromkeys(_COUNTS, 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -114,10 +116,13 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:
+            work = works[int(record["work"])]
             if record["error"] is not None:
-                at = works[int(record["work"])].store.prefix
-                stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
-                raise record["error"]
+                error = record["error"]
+                stage.report("unit failed", unit=int(record["unit"]), store=work.store.prefix, error=error.received)
+                raise error
+            # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
+            metrics.count(work.stage, units=1, **{name: int(record[name]) for name in _COUNTS})
             stage.advance(1)
 
 
@@ -146,9 +151,11 @@ class _UnitActor:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         (index,), (unit,) = batch["work"], batch["unit"]
-        return {"work": [int(index)], "unit": [int(unit)], "error": [self._run(int(index), int(unit))]}
+        counts, error = self._run(int(index), int(unit))
+        return {"work": [int(index)], "unit": [int(unit)], "error": [error], **{key: [n] for key, n in counts.items()}}
 
-    def _run(self, index: int, unit: int) -> EvorayError | None:
+    def _run(self, index: int, unit: int) -> tuple[dict[str, int], EvorayError | None]:
+        """What was committed, and what was wrong."""
         work = self.works[index]
         storage = work.store.storage
         marks = [f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts)]
@@ -156,7 +163,7 @@ class _UnitActor:
         me = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}".encode()
         attempt = next((number for number, mark in enumerate(marks, 1) if storage.create(mark, me)), None)
         if attempt is None:
-            return StageError(
+            return _NOTHING, StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
@@ -169,13 +176,10 @@ class _UnitActor:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
             work.store.commit(unit, result.table, result.facts)
-            metrics.count(
-                work.stage, units=1, rows=result.table.num_rows, tokens=result.tokens,
-                quarantined=len(result.quarantined),
-            )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
-            return _as_evoray_error(error)
-        return None
+            return _NOTHING, _as_evoray_error(error)
+        counts = (result.table.num_rows, result.tokens, len(result.quarantined))
+        return dict(zip(_COUNTS, counts, strict=True)), None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:
         """The worker of a work; the one before is let go first, for its memory.

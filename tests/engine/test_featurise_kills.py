@@ -19,7 +19,7 @@ from evoray import featurize
 from evoray.config import FeatureConfig, LoraConfig, PoolConfig, WarmupConfig
 from evoray.engine.session import Session
 from evoray.storage import Storage, UnitStore
-from tests.processes import alive
+from tests.processes import alive, named
 from tests.tiny_run import unit_files
 from tests.tiny_task import write_task
 
@@ -55,7 +55,7 @@ def commits(out: Path) -> int:
 
 def unit_actor(mark: dict[str, str]) -> psutil.Process | None:
     """The process of Ray Data's actor."""
-    return next((one for one in alive(mark) if "MapWorker" in " ".join(one.cmdline())), None)
+    return next(iter(named("MapWorker", alive(mark))), None)
 
 
 def features(out: Path) -> pa.Table:

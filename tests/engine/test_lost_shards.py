@@ -32,7 +32,7 @@ from evoray.errors import StageError
 from evoray.selection.evoselect import evoselect
 from evoray.selection.evoselect_records import EvoSelectParams, EvoSelectResult
 from evoray.storage import Storage
-from tests.processes import marked
+from tests.processes import marked, named
 from tests.selection.pools import pool_and_target
 
 PARAMS = EvoSelectParams(k=9, lam=0.3, r=0.2, steps=10)
@@ -111,7 +111,7 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_stage(files: tuple[Path, 
 @pytest.mark.slow
 def test_a_shard_that_stands_still_ends_the_stage_and_is_named(files: tuple[Path, Path], ray_session: Session) -> None:
     def shard_processes() -> set[psutil.Process]:
-        return {one for one in psutil.Process().children(recursive=True) if "ShardActor" in " ".join(one.cmdline())}
+        return set(named("ShardActor", psutil.Process().children(recursive=True)))
 
     before = shard_processes()
     with ray_shards(ParquetTiles.open(str(files[0])), (), ray_session, count=1) as shards:

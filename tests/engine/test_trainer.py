@@ -28,6 +28,7 @@ from evoray.errors import StageError
 from evoray.models.loading import load_model
 from evoray.models.moments import canonical_name, load_moments
 from tests.engine.training_jobs import ROWS, SEED, STEPS, VALIDATE, Workbench
+from tests.processes import named
 from tests.training.curves import scalars
 from tests.training.plain import Plain, tiny_samples, validate_loss
 
@@ -263,6 +264,6 @@ def to_a_worker(job: TrainJob, step: int, act: Callable[[psutil.Process], None])
     record = Path(job.out.storage.location(job.checkpoints.prefix))
     while not any(int(path.stem.partition("-")[2]) >= step for path in record.glob("step-*.json")):
         time.sleep(0.01)
-    workers = [one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(one.cmdline())]
+    workers = named("RayTrainWorker", psutil.Process().children(recursive=True))
     act(workers[step % len(workers)])
     return workers[step % len(workers)]

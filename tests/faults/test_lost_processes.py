@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -12,37 +13,26 @@ import pytest
 
 from tests.conftest import FinishedRun
 from tests.faults.conftest import Note
-from tests.killed_run import Job
-from tests.processes import alive, ended
+from tests.killed_run import STAGE_PROCESSES, Job
+from tests.processes import alive, at_work, ended
 from tests.tiny_run import outcome, unit_files, write_run_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(3600)]
-
-#: What Ray calls the processes of each kind of work, in the order in which a run has them.
-KINDS = {
-    "warm-up": "_Runner",
-    "features": "MapWorker(",
-    "solver": "ShardActor",
-    "training": "RayTrainWorker",
-}
 
 
 def kill_when_there(name: str, process: subprocess.Popen[bytes], mark: dict[str, str]) -> bool:
     """SIGKILL a process of that name in the middle of its work; False where the run ended before."""
     while process.poll() is None:
-        for one in alive(mark):
-            try:
-                if name in " ".join(one.cmdline()) and one.cpu_times().user > 0:
-                    time.sleep(0.2)
-                    one.kill()
-                    return True
-            except psutil.NoSuchProcess:
-                continue
+        for one in at_work(name, alive(mark)):
+            with suppress(psutil.NoSuchProcess):
+                time.sleep(0.2)
+                one.kill()
+                return True
         time.sleep(0.02)
     return False
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STAGE_PROCESSES)
 def test_a_lost_process_is_made_up_for(
     kind: str, finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path, mark: dict[str, str], fault: Note
 ) -> None:
@@ -59,7 +49,7 @@ def test_a_lost_process_is_made_up_for(
     disturbed, out = job("disturbed")
     started = time.monotonic()
     process = disturbed.start()
-    assert kill_when_there(KINDS[kind], process, mark), "the run ended before"
+    assert kill_when_there(STAGE_PROCESSES[kind], process, mark), "the run ended before"
     assert process.wait(900) == 0, disturbed.said()
     lost = time.monotonic() - started - seconds
     expected = outcome(undisturbed, 1, ["adapter"])
@@ -67,4 +57,4 @@ def test_a_lost_process_is_made_up_for(
         assert value == expected[name], name
     assert set(unit_files(out).values()) == {(1, 1)}
     assert ended(mark, 60.0), [process.cmdline() for process in alive(mark)]
-    fault(f"process killed: {KINDS[kind].rstrip('(')}", kind, lost)
+    fault(f"process killed: {STAGE_PROCESSES[kind].rstrip('(')}", kind, lost)

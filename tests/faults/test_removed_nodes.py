@@ -6,29 +6,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import FinishedRun
 from tests.faults.conftest import Note
-from tests.killed_run import Job
+from tests.killed_run import STAGE_PROCESSES, Job
 from tests.local_cluster import Cluster, Node, local_cluster
+from tests.processes import at_work
 from tests.tiny_run import results, unit_files, write_run_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(3600)]
-
-#: What Ray calls the processes that work in each stage, in the order in which a run has them.
-KINDS = {
-    "read or features": "MapWorker(",
-    "warm-up": "_Runner",
-    "solver": "ShardActor",
-    "training": "RayTrainWorker",
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +56,8 @@ def node_at_work(kind: str, cluster: Cluster, process: subprocess.Popen[bytes]) 
     """The first node, the head left out, with a process of that name that has begun. Fails where the run ends first."""
     while process.poll() is None:
         for node in cluster.nodes[1:]:
-            for one in node.processes():
-                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if kind in " ".join(one.cmdline()) and one.cpu_times().user > 0:
-                        return node
+            if at_work(kind, node.processes()):
+                return node
         time.sleep(0.02)
     raise AssertionError(f"the run ended before {kind}")
 
@@ -83,7 +72,7 @@ def result(out: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STAGE_PROCESSES)
 def test_a_removed_node_costs_its_work_alone(
     kind: str, cluster: Cluster, undisturbed: tuple[Path, float], finished_run: FinishedRun, tiny_model_dir: Path,
     tmp_path: Path, fault: Note,
@@ -92,7 +81,7 @@ def test_a_removed_node_costs_its_work_alone(
     disturbed, out = job("disturbed", cluster, finished_run, tiny_model_dir, tmp_path)
     started = time.monotonic()
     process = disturbed.start()
-    cluster.remove(node_at_work(KINDS[kind], cluster, process))
+    cluster.remove(node_at_work(STAGE_PROCESSES[kind], cluster, process))
     assert process.wait(1800) == 0, disturbed.said()
     lost = time.monotonic() - started - seconds
     found = result(out)
