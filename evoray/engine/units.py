@@ -59,8 +59,9 @@ class UnitWorker(ABC):
 
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
-_COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics
-_NOTHING = dict.fromkeys(_COUNTS, 0)
+_COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
+_SECONDS = "worker_seconds"  # of a unit, in the worker that computed it, without its start
+_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -122,7 +123,9 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
                 stage.report("unit failed", unit=int(record["unit"]), store=work.store.prefix, error=error.received)
                 raise error
             # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
-            metrics.count(work.stage, units=1, **{name: int(record[name]) for name in _COUNTS})
+            counts = {name: int(record[name]) for name in _COUNTS}
+            metrics.count(work.stage, units=1, **counts)
+            stage.count(units=1, **counts, **{_SECONDS: float(record[_SECONDS])})
             stage.advance(1)
 
 
@@ -154,7 +157,7 @@ class _UnitActor:
         counts, error = self._run(int(index), int(unit))
         return {"work": [int(index)], "unit": [int(unit)], "error": [error], **{key: [n] for key, n in counts.items()}}
 
-    def _run(self, index: int, unit: int) -> tuple[dict[str, int], EvorayError | None]:
+    def _run(self, index: int, unit: int) -> tuple[dict[str, float], EvorayError | None]:
         """What was committed, and what was wrong."""
         work = self.works[index]
         storage = work.store.storage
@@ -179,7 +182,7 @@ class _UnitActor:
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _NOTHING, _as_evoray_error(error)
         counts = (result.table.num_rows, result.tokens, len(result.quarantined))
-        return dict(zip(_COUNTS, counts, strict=True)), None
+        return {**dict(zip(_COUNTS, counts, strict=True)), _SECONDS: time.monotonic() - started}, None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:
         """The worker of a work; the one before is let go first, for its memory.

@@ -19,13 +19,15 @@ def test_every_line_says_where_it_belongs(tmp_path: Path) -> None:
     later = events.about(round=2)
     with later.stage("featurise", 3, parts=3) as stage:
         stage.report("unit failed", unit=7)
+        for rows in (2, 3):
+            stage.count(rows=rows)
     events.write("over")
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert all(line.pop("time") > 0 for line in lines)
     assert lines[0] == {"event": "unit failed", "run": "here", "round": 2, "stage": "featurise", "unit": 7}
     assert lines[1].pop("seconds") >= 0
     assert lines[1] == {
-        "event": "stage", "run": "here", "round": 2, "stage": "featurise", "finished": True, "parts": 3,
+        "event": "stage", "run": "here", "round": 2, "stage": "featurise", "finished": True, "parts": 3, "rows": 5,
     }  # fmt: skip
     assert lines[2] == {"event": "over", "run": "here"}
 
