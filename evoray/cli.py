@@ -77,6 +77,23 @@ def run(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML config of a run.")],
+    address: Address = None,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of the pool to rehearse on.", min=16)] = 256,
+) -> None:
+    """Predict time, storage, memory and price of a run, by a rehearsal on a few rows where it will run."""
+    from evoray.planning import plan as predict
+    from evoray.report.cost_tables import plan_tables
+
+    found = predict(run_config(config, address, overrides, out, None), rows=rows, display=_display())
+    for table in plan_tables(found):
+        Console().print(table)
+
+
+@app.command()
 def submit(
     config: Annotated[Path, typer.Argument(help="YAML config.")],
     dashboard: Annotated[
@@ -334,15 +351,10 @@ def doctor(
     dashboard: Annotated[str, typer.Option("--dashboard", help="Address of a cluster's dashboard.")] = _DASHBOARD,
 ) -> None:
     """Check this machine, and whether a run directory and a cluster are closed to strangers; 1 where they are not."""
-    from evoray.doctor import examine
+    from evoray.doctor import examine, show
 
     findings = examine(run_dir, dashboard)
-    console = Console(soft_wrap=True, highlight=False)
-    for one in findings:
-        style = {"ok": "green", "warning": "yellow", "FAIL": "red"}[one.status]
-        console.print(f"{one.status:<8} {one.check}: {one.found}", style=style, markup=False)
-        if one.remedy:
-            console.print(f"{'':<8} to do: {one.remedy}", markup=False)
+    show(findings, Console(soft_wrap=True, highlight=False))
     if any(one.status == "FAIL" for one in findings):
         raise typer.Exit(1)
 

@@ -23,6 +23,7 @@ SHELL = (
         "evoray/cli_settings.py",
         "evoray/doctor.py",
         "evoray/driver.py",
+        "evoray/planning.py",
         "evoray/program.py",
         "evoray/submission",
     ),

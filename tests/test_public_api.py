@@ -23,6 +23,7 @@ NAMES = [
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Forecast",
     "Generated",
     "Needs",
     "Request",
@@ -44,6 +45,7 @@ NAMES = [
     "generate",
     "load_comparison",
     "load_config",
+    "plan",
     "read_report",
     "run",
     "score",
@@ -64,6 +66,7 @@ PARAMETERS = {
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_comparison": "path overrides values",
     "load_config": "path overrides values",
+    "plan": "config | rows display",
     "read_report": "out | form",
     "run": "config | display anew command",
     "score": "potentials pool out | features_path reading cluster display",
@@ -80,6 +83,7 @@ FIELDS = {
     "Exported": "path rows left_out",
     "ExportedModel": "path model trained",
     "Featurised": "path rows quarantined",
+    "Forecast": "source config workers pool_rows rehearsed_rows rehearsal_seconds stages prices",
     "Generated": "path rows facts",
     "Needs": "features target representation only unit_rows columns feedback",
     "Request": "k rows seed goal used looped feedback progress memory start_g_M journal",
@@ -93,7 +97,7 @@ FIELDS = {
 
 CONFIG_KEYS = {
     "": "pool target model out store rounds seed labels patience generation reading lora features selection training "
-    "feedback evaluation cluster",
+    "feedback evaluation cluster machines",
     "lora": "rank alpha target_modules",
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
@@ -119,6 +123,7 @@ COMPARISON_KEYS = (
 COMMANDS = {
     "demo": "--out --small --anew",
     "run": "config --address --set --out --seed --anew",
+    "plan": "config --address --set --out --rows",
     "submit": "config --address --set --out --follow --retries",
     "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",

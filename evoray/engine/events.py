@@ -57,7 +57,7 @@ class Stage:
     def __init__(self, display: Display, events: Events | None = None) -> None:
         self._display, self._events = display, events
         self._done = 0
-        self.counts: dict[str, float] = {}
+        self.counts: dict[str, float] = {}  # for its line in the log
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""
@@ -74,10 +74,26 @@ class Stage:
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 
+    def highest(self, **amounts: float) -> None:
+        """As `count`, of what does not add up: the memory of a process."""
+        for name, amount in amounts.items():
+            self.counts[name] = max(self.counts.get(name, 0), amount)
+
     def report(self, event: str, **facts: Any) -> None:
         """Something that happened in it, for the log."""
         if self._events is not None:
             self._events.write(event, **facts)
+
+
+def logged(storage: Storage) -> Iterator[dict[str, Any]]:
+    """Every event of a run, over all processes that worked on it."""
+    keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
+    for key in keys:
+        for line in storage.read(key).decode().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a full disk cut this line short; of a run's results it knows nothing
 
 
 class Events:

@@ -16,11 +16,13 @@ import yaml
 from evoray.config import RunConfig
 from evoray.config_file import difference
 from evoray.engine.events import Events
+from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.storage import Storage
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
@@ -65,6 +67,11 @@ def open_run(storage: Storage, config: RunConfig) -> None:
         )
 
 
+def identity_of(config: Mapping[str, Any]) -> str:
+    """Fingerprint of what a run computes, wherever it runs. config: as `open_run` writes it."""
+    return fingerprint(config=_comparable(config))
+
+
 def check_outlives_job(out: str) -> None:
     """Raise ConfigError for a folder inside that of a job, which is deleted with it."""
     if "://" not in out and not Path(out).is_absolute():
@@ -76,7 +83,7 @@ def check_outlives_job(out: str) -> None:
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
+    kept = {key: value for key, value in config.items() if key not in ("out", "labels", "machines")}
     for section, free in _MAY_CHANGE.items():
         if config.get(section) is not None:
             kept[section] = {key: value for key, value in config[section].items() if key not in free}

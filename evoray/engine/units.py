@@ -27,7 +27,7 @@ from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
-from evoray.models.memory import is_out_of_memory
+from evoray.models.memory import is_out_of_memory, peak_mb
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
@@ -61,7 +61,8 @@ _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
 _COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
 _SECONDS = "worker_seconds"  # of a unit, in the worker that computed it, without its start
-_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS), 0)
+_PEAK = "peak_mb"  # resident memory of that worker, at its highest so far
+_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS, _PEAK), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -126,6 +127,7 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
             counts = {name: int(record[name]) for name in _COUNTS}
             metrics.count(work.stage, units=1, **counts)
             stage.count(units=1, **counts, **{_SECONDS: float(record[_SECONDS])})
+            stage.highest(**{_PEAK: float(record[_PEAK])})
             stage.advance(1)
 
 
@@ -182,7 +184,8 @@ class _UnitActor:
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _NOTHING, _as_evoray_error(error)
         counts = (result.table.num_rows, result.tokens, len(result.quarantined))
-        return {**dict(zip(_COUNTS, counts, strict=True)), _SECONDS: time.monotonic() - started}, None
+        used = {_SECONDS: time.monotonic() - started, _PEAK: peak_mb()}
+        return {**dict(zip(_COUNTS, counts, strict=True)), **used}, None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:
         """The worker of a work; the one before is let go first, for its memory.
