@@ -88,9 +88,8 @@ def plan(
     from evoray.planning import plan as predict
     from evoray.report.cost_tables import plan_tables
 
-    found = predict(run_config(config, address, overrides, out, None), rows=rows, display=_display())
-    for table in plan_tables(found):
-        Console().print(table)
+    loaded = run_config(config, address, overrides, out, None)
+    Console().print(*plan_tables(predict(loaded, rows=rows, display=_display())), sep="\n\n")
 
 
 @app.command()
@@ -179,10 +178,8 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    chosen: dict[str, Any] = {"k": k, "options": dict(option(text) for text in options or [])}
-    if selector is not None:
-        chosen["selector"] = selector
-    settings = sections(overrides, address, selection=chosen)
+    chosen = {"k": k, "options": dict(option(text) for text in options or [])}
+    settings = sections(overrides, address, selection={**chosen, **({"selector": selector} if selector else {})})
     result = choose(
         pool, target, model, settings.selection.k, out, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
