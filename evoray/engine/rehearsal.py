@@ -206,7 +206,8 @@ def _repeated(rows_ND: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     noise_ND = rng.standard_normal(found_ND.shape, dtype=np.float32) * np.float32(_NOISE / np.sqrt(found_ND.shape[1]))
     noise_ND[: len(rows_ND)] = 0
     found_ND += noise_ND
-    return found_ND / np.linalg.norm(found_ND, axis=1, keepdims=True)
+    scaled_ND: np.ndarray[Any, Any] = found_ND / np.linalg.norm(found_ND, axis=1, keepdims=True)
+    return scaled_ND
 
 
 def _table(features_ND: np.ndarray[Any, Any]) -> pa.Table:
