@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
 
-_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class."
+_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class; evoselect where none is named."
 
 app = typer.Typer(
     name="evoray",
@@ -144,7 +144,7 @@ def select(
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
-    selector: Annotated[str, typer.Option("--selector", help=_SELECTORS)] = "evoselect",
+    selector: Annotated[str | None, typer.Option("--selector", help=_SELECTORS)] = None,
     adapter: Adapter = None,
     features: Annotated[
         str | None, typer.Option("--features", help="Feature store, or Parquet with columns id and feature.")
@@ -162,10 +162,12 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    chosen = {"k": k, "selector": selector, "options": dict(option(text) for text in options or [])}
+    chosen: dict[str, Any] = {"k": k, "options": dict(option(text) for text in options or [])}
+    if selector is not None:
+        chosen["selector"] = selector
     settings = sections(overrides, address, selection=chosen)
     result = choose(
-        pool, target, model, settings.selection.k, out, selector=selector, adapter=adapter, features_path=features,
+        pool, target, model, settings.selection.k, out, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
         selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip

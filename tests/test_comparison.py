@@ -102,7 +102,7 @@ def test_a_comparison_goes_on_with_more_selectors_and_does_nothing_twice(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak  # three more trainings; that trials decide in a run is tested in engine/test_trials.py
 def test_a_choice_that_training_decides_is_that_of_its_settings(
     tmp_path: Path, tiny_model_dir: Path, ray_session: Session
 ) -> None:

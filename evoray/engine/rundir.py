@@ -40,7 +40,7 @@ _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
-    "report.html",
+    "report.html", "lock-stale",
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
