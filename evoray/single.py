@@ -133,7 +133,8 @@ def select(
 
     k: rows, a share of the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own;
     None: that of `selection`, which is evoselect by default. options: of the selector; those of evoselect are fields of
-    `selection`. Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
+    `selection`. Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet
+    file with columns id and feature) no model is needed.
     """
     asked = {"selector": selector, "options": None if options is None else dict(options)}
     settings = _asked(selection, k=k, trials=1, **{name: one for name, one in asked.items() if one is not None})
