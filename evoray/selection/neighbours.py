@@ -46,7 +46,8 @@ class Neighbours:
 
 def tenth_of_usable(shards: Shards) -> int:
     """A tenth of the usable rows, at least 1: what the authors of TSDS let a list be long."""
-    return max(1, sum(count for _, count in shards.call("counts")) // 10)
+    usable: int = sum(count for _, count in shards.call("counts"))
+    return max(1, usable // 10)
 
 
 def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbours:
