@@ -41,12 +41,14 @@ class UnitResult:
     facts: Mapping[str, Any]
     quarantined: Sequence[Quarantined] = ()
     flops: float | None = None  # operations of models on its tokens; None: not counted
+    by_model: bool = True  # whether its tokens went through a model now
 
     @property
     def tokens(self) -> int:
-        """Those that a model read or wrote for it, as its facts have them; none where it was taken over."""
+        """Those that a model read or wrote for it, as its facts have them; none where that was done before."""
         counted = ("tokens", "prompt_tokens", "completion_tokens")
-        return 0 if "reused" in self.facts else sum(int(self.facts.get(name, 0)) for name in counted)
+        done = not self.by_model or "reused" in self.facts
+        return 0 if done else sum(int(self.facts.get(name, 0)) for name in counted)
 
 
 class UnitWorker(ABC):

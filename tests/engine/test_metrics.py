@@ -92,6 +92,7 @@ def test_without_ray_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tokens_are_those_that_were_read_or_written_and_none_where_a_unit_was_taken_over() -> None:
     assert UnitResult(table=None, facts={"prompt_tokens": 5, "completion_tokens": 2, "samples": 9}).tokens == 7
     assert UnitResult(table=None, facts={"tokens": 5, "reused": "features/abc"}).tokens == 0
+    assert UnitResult(table=None, facts={"tokens": 5}, by_model=False).tokens == 0
 
 
 @pytest.mark.parametrize(
