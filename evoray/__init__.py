@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.generating import Generated, generate
-    from evoray.pipeline import RunResult, read_report, run, status
+    from evoray.pipeline import RunResult, run, status
     from evoray.records import Comparison, Row, Score
+    from evoray.reporting import read_report
     from evoray.selection.selector import Choice, Needs, Request, Selector
     from evoray.single import (
         Featurised,
@@ -60,7 +61,7 @@ _HOMES = {
     "generate": "evoray.generating",
     "load_comparison": "evoray.comparison_config",
     "load_config": "evoray.config_file",
-    "read_report": "evoray.pipeline",
+    "read_report": "evoray.reporting",
     "run": "evoray.pipeline",
     "score": "evoray.single",
     "select": "evoray.single",

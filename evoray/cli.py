@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shlex
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from evoray.cli_settings import option, run_config, sections
+from evoray.cli_settings import kept_in, option, run_config, sections
 from evoray.config import SELECTORS
-from evoray.errors import ConfigError, EvorayError, UserError
+from evoray.errors import ConfigError
+from evoray.program import run_program, typed
 
 if TYPE_CHECKING:
     from evoray.pipeline import RunResult
 
 _DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
-_INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
 
-_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class."
+_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class; evoselect where none is named."
 
 app = typer.Typer(
     name="evoray",
@@ -62,7 +57,7 @@ def demo(
 
     display = _display()
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+    _show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
 
 
 @app.command()
@@ -78,7 +73,27 @@ def run(
     from evoray.pipeline import run as run_loop
 
     loaded = run_config(config, address, overrides, out, seed)
-    show_result(run_loop(loaded, display=_display(), anew=anew, command=shlex.join(["evoray", *sys.argv[1:]])))
+    _show_result(run_loop(loaded, display=_display(), anew=anew, command=typed()))
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="YAML config.")],
+    dashboard: Annotated[
+        str, typer.Option("--address", help="Jobs address of the cluster.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = _DASHBOARD,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory that all nodes reach, or bucket.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show its output, and submit it again where it is lost.")] = True,
+    retries: Annotated[int, typer.Option("--retries", help="Submissions after the first.", min=0)] = 3,
+) -> None:
+    """Run a config as a job on a Ray cluster; Ctrl-C leaves it there, and the same command resumes it."""
+    from evoray.submission import submit as hand_over
+
+    hand_over(
+        config, dashboard, overrides or [], out=out, follow=follow, retries=retries, again=typed(),
+        tell=lambda line: typer.echo(line, err=True), write=lambda text: typer.echo(text, nl=False),
+    )  # fmt: skip
 
 
 @app.command()
@@ -129,7 +144,7 @@ def select(
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
-    selector: Annotated[str, typer.Option("--selector", help=_SELECTORS)] = "evoselect",
+    selector: Annotated[str | None, typer.Option("--selector", help=_SELECTORS)] = None,
     adapter: Adapter = None,
     features: Annotated[
         str | None, typer.Option("--features", help="Feature store, or Parquet with columns id and feature.")
@@ -147,10 +162,12 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    chosen = {"k": k, "selector": selector, "options": dict(option(text) for text in options or [])}
+    chosen: dict[str, Any] = {"k": k, "options": dict(option(text) for text in options or [])}
+    if selector is not None:
+        chosen["selector"] = selector
     settings = sections(overrides, address, selection=chosen)
     result = choose(
-        pool, target, model, settings.selection.k, out, selector=selector, adapter=adapter, features_path=features,
+        pool, target, model, settings.selection.k, out, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
         selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
     )  # fmt: skip
@@ -237,7 +254,7 @@ def evaluate(
         "cluster": settings.cluster, "display": _display(),
     }  # fmt: skip
     facts: dict[str, Any]
-    with _kept_in(scores) as folder:
+    with kept_in(scores) as folder:
         if against_model is None and against_adapter is None:
             score = measure(model, target, str(folder), adapter=adapter, **common)
             facts = {"model": model, "adapter": adapter, **asdict(score)}
@@ -267,7 +284,7 @@ def compare(
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
     result = run_comparison(load_comparison(config, settings, out=out), display=_display())
     typer.echo(result.headline)
-    typer.echo(f"Results: {result.out} (report.md, cells.jsonl, plots/)")
+    typer.echo(f"Results: {result.out} (report.html, report.md, cells.jsonl)")
 
 
 @app.command()
@@ -293,11 +310,16 @@ def export(
 
 
 @app.command()
-def report(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run.")]) -> None:
-    """Print the report of a finished run as Markdown."""
-    from evoray.pipeline import read_report
+def report(
+    run_dir: Annotated[str, typer.Argument(help="Directory or URI of a finished run or comparison.")],
+    form: Annotated[str | None, typer.Option("--form", help="Print this form alone: markdown, or html.")] = None,
+) -> None:
+    """Print the report of a finished run or comparison as Markdown, and write its report.html anew."""
+    from evoray.reporting import read_report, write_page
 
-    typer.echo(read_report(run_dir))
+    typer.echo(read_report(run_dir, form=form or "markdown"))
+    if form is None:
+        typer.echo(f"Page: {write_page(run_dir)}", err=True)
 
 
 @app.command()
@@ -327,13 +349,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _kept_in(scores: str | None) -> AbstractContextManager[str | Path]:
-    """The folder of scores, or one that is deleted."""
-    from evoray.storage import scratch_folder
-
-    return nullcontext(scores) if scores else scratch_folder()
-
-
 def _result(facts: dict[str, Any], out: Path | None) -> None:
     """Print a result and write it: printed first, since what was measured is not lost where the file fails."""
     _print(facts)
@@ -355,7 +370,7 @@ def _print(facts: dict[str, Any]) -> None:
     typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-def show_result(result: RunResult) -> None:
+def _show_result(result: RunResult) -> None:
     """Print the final table of a run and where its results are."""
     from evoray.report.markdown import verdict
     from evoray.report.table import result_rows, rich_table
@@ -363,32 +378,7 @@ def show_result(result: RunResult) -> None:
     console = Console()
     console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
     console.print(verdict(result.summary))
-    console.print(f"Results: {result.out} (report.md, rounds/, best/)", soft_wrap=True)
-
-
-def run_program(program: Callable[[], object]) -> None:
-    """Run a program and end the process where it fails: an EvorayError without a traceback, with its exit code."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        program()
-    except EvorayError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        if not isinstance(error, UserError):
-            typer.echo(f"to go on from here: {_command()}", err=True)
-        sys.exit(error.exit_code)
-    except SystemExit as ended:
-        if ended.code == _INTERRUPTED:
-            typer.echo(f"interrupted; to go on from here: {_command()}", err=True)
-        raise
-
-
-def _command() -> str:
-    """What was typed, but for what would delete the work: the installed command, or a program of Python."""
-    program, *arguments = (part for part in sys.argv if part != "--anew")
-    installed = Path(program).suffix != ".py" or Path(program) == Path(__file__)
-    return shlex.join(["evoray", *arguments] if installed else ["python", program, *arguments])
+    console.print(f"Results: {result.out} (report.html, report.md, rounds/, best/)", soft_wrap=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,13 @@ def run_config(
     from evoray.config_file import load_config
 
     return load_config(config, [*(overrides or []), *_address(address)], out=out, seed=seed)
+
+
+def kept_in(scores: str | None) -> AbstractContextManager[str | Path]:
+    """The folder of scores, or one that is deleted."""
+    from evoray.storage import scratch_folder
+
+    return nullcontext(scores) if scores else scratch_folder()
 
 
 def _address(address: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evoray.comparison_config import ComparisonConfig
@@ -23,17 +23,18 @@ from evoray.engine.comparison_summary import summarise_comparison
 from evoray.engine.events import Display, Events
 from evoray.engine.lock import run_lock
 from evoray.engine.proxy import Checkpoint
+from evoray.engine.rundir import environment
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import Scores, score, scores_name
 from evoray.engine.summary import mean_tokens, source_counts
 from evoray.evaluation.scoring import Scoring
 from evoray.report.comparison import ComparisonSummary
-from evoray.report.comparison_markdown import headline, render_comparison
+from evoray.report.comparison_markdown import headline
+from evoray.reporting import write_reports
 from evoray.storage import Storage
 
-SUMMARY, REPORT, CELLS = "summary.json", "report.md", "cells.jsonl"
-_PLOTS = "plots"
+CELLS, CONFIG = "cells.jsonl", "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def compare(config: ComparisonConfig, *, display: Display | None = None) -> Comp
     storage = Storage(config.out)
     with run_lock(storage), session(config.cluster) as workers:
         bench = Bench.of(config, Site(storage=storage, session=workers, events=Events(storage, display)))
-        storage.write_json("config.json", config.model_dump(by_alias=True, mode="json"), sort_keys=False)
+        storage.write_json(CONFIG, config.model_dump(by_alias=True, mode="json"), sort_keys=False)
         cells = [_untrained(bench, target) for target in config.targets]
         for seed in config.seeds:
             cells += _play(bench, seed)
@@ -117,8 +118,6 @@ def _untrained(bench: Bench, target: str) -> dict[str, Any]:
 
 def _report(bench: Bench, storage: Storage, cells: Sequence[Mapping[str, Any]]) -> ComparisonSummary:
     """Write cells, summary, report and plots of what is done so far."""
-    from evoray.report.comparison_plots import draw
-
     config = bench.config
     budgets = len(config.budgets)
     per_seed = sum(budgets if entry.selection.selector != "all" else 1 for entry in bench.entries)
@@ -128,11 +127,9 @@ def _report(bench: Bench, storage: Storage, cells: Sequence[Mapping[str, Any]]) 
         pool=_pool_facts(bench),
         expected=len(config.targets) * (1 + per_seed * len(config.seeds)),
     )
+    summary = replace(summary, config=storage.read(CONFIG).decode(), versions=environment()["versions"])
     storage.write(CELLS, "".join(json.dumps(cell) + "\n" for cell in cells).encode())
-    storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)
-    for name, image in draw(summary).items():
-        storage.write(f"{_PLOTS}/{name}", image)
-    storage.write(REPORT, render_comparison(summary, f"{_PLOTS}/").encode())
+    write_reports(storage, summary)
     return summary
 
 

@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class EntryConfig(Section):
     """One selector of a comparison, with what it has of its own."""
 
-    selector: str
+    selector: str  # a name, or a class of yours as package.module:Class
     name: str = ""  # in tables and plots; empty: the selector, with its representation where that is given
     options: dict[str, Any] = {}  # of the selector
     features: dict[str, Any] = {}  # keys of the section `features` that differ
@@ -59,12 +59,12 @@ class ComparisonConfig(Section):
 
     pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
     targets: dict[str, str]  # name: a file (then it is dev) or a folder with dev and test files
-    selectors: tuple[EntryConfig, ...] = Field(min_length=1)
+    selectors: tuple[EntryConfig, ...] = Field(min_length=1)  # what is compared
     budgets: tuple[int | float | str, ...] = Field((96,), min_length=1)  # each as selection.k
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings; features share one
     reference: str = "random"  # the entry that all others are compared with
     deciles: bool = False  # also train on each tenth of the pool by predicted alignment
-    model: str = "smollm2"
+    model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-comparison"  # folder or bucket URI
     launch: int = Field(8, ge=1)  # trainings in one launch of workers
     parallel: int | None = Field(None, ge=1)  # launches at a time; None: as many as there are actors for

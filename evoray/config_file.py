@@ -35,7 +35,7 @@ def read_settings(
     path: Path, overrides: Sequence[str], values: Mapping[str, Any], paths: Sequence[str]
 ) -> dict[str, Any]:
     """The mapping in a YAML file, with overrides and top-level values. paths: keys that are taken from its folder."""
-    data = _read_yaml(path)
+    data = read_yaml(path)
     _resolve_paths(data, path.absolute().parent, paths)
     for text in overrides:
         apply_override(data, text)
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError."""
     try:
         data = _Loader(path.read_text(encoding="utf-8")).get_single_data()

@@ -36,11 +36,9 @@ from evoray.engine.summary import summarise_run
 from evoray.errors import ConfigError
 from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
-from evoray.report.markdown import render
 from evoray.report.summary import RunSummary
+from evoray.reporting import SUMMARY, write_reports
 from evoray.storage import Storage
-
-SUMMARY, REPORT = "summary.json", "report.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +75,7 @@ def run(
             context, ending = _play(prepared, candidates)
             best = best_round(context, context.config.rounds)
             summary = summarise_run(context, best, command, ending)
-            storage.write_json(SUMMARY, summary.to_json(), sort_keys=False)  # stages keep their order
-            storage.write(REPORT, render(summary).encode())
+            write_reports(storage, summary)
     return RunResult(out=storage.uri, best=best, summary=summary)
 
 
@@ -177,13 +174,3 @@ def status(out: str) -> Mapping[str, Any]:
         "finished": storage.exists(SUMMARY),
         "lock": storage.read_json("lock.json") if storage.exists("lock.json") else None,
     }
-
-
-def read_report(out: str) -> str:
-    """The report of a finished run, as Markdown. Raises ConfigError where it is not finished."""
-    storage = existing(out)
-    if not storage.exists(SUMMARY):
-        raise ConfigError(
-            f"{storage.uri} without {SUMMARY}", "the directory of a finished run", "run `evoray run` again to finish it"
-        )
-    return render(RunSummary.from_json(storage.read_json(SUMMARY)))

@@ -116,7 +116,7 @@ def select(
     k: int | float | str,
     out: str,
     *,
-    selector: str = "evoselect",
+    selector: str | None = None,
     options: Mapping[str, Any] | None = None,
     adapter: str | None = None,
     features_path: str | None = None,
@@ -132,12 +132,12 @@ def select(
     """Choose rows of a pool for a target; writes `selected.parquet`, `selection.json` and evoselect's potentials.
 
     k: rows, a share of the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own;
-    options: of the selector; those of evoselect are fields of `selection`. Nothing is trained here: `trials` has no
-    part. With `features_path` (a feature store or any Parquet file with columns id and feature) no model is needed.
+    None: that of `selection`, which is evoselect by default. options: of the selector; those of evoselect are fields of
+    `selection`. Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet
+    file with columns id and feature) no model is needed.
     """
-    settings = _asked(
-        selection, k=k, selector=selector, trials=1, **({} if options is None else {"options": dict(options)})
-    )
+    asked = {"selector": selector, "options": None if options is None else dict(options)}
+    settings = _asked(selection, k=k, trials=1, **{name: one for name, one in asked.items() if one is not None})
     needs, featured = needs_of(settings), is_featured(settings)
     taken = with_representation(_with_adapter(features, adapter), settings)
     check_metric(taken, settings)
@@ -147,7 +147,7 @@ def select(
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         read = None if pool is None else read_pool(pool, reading, site)
-        if read is not None and features_path is None and selector != "all":
+        if read is not None and features_path is None and settings.selector != "all":
             check_picks(k, 1, read.usable)
         if features_path is not None:
             target_features = _needed(target_features_path, "--target-features") if needs.target else None

@@ -29,6 +29,8 @@ class Node:
 
     process: subprocess.Popen[bytes]
     mark: dict[str, str]
+    cpus: int
+    arguments: tuple[str, ...]  # beside those that every node has
 
     def processes(self) -> list[psutil.Process]:
         """Those of the node that run now."""
@@ -74,7 +76,7 @@ class Cluster:
                 ],
                 cwd=home, env={**self.environment, **mark}, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        node = Node(process=process, mark=mark)
+        node = Node(process=process, mark=mark, cpus=cpus, arguments=arguments)
         self.nodes.append(node)
         self._wait_until_joined()
         return node
@@ -83,6 +85,10 @@ class Cluster:
         """End a node without notice."""
         self.nodes.remove(node)
         node.remove()
+
+    def replace(self, node: Node) -> Node:
+        """Start a node anew, at the same ports, where one was removed: of a head, another cluster."""
+        return self.add(node.cpus, *node.arguments)
 
     def _wait_until_joined(self) -> None:
         look = (
@@ -111,6 +117,7 @@ def local_cluster(folder: Path, head_cpus: int) -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),  # as where a venv is active
     }
     environment.pop("RAY_ADDRESS", None)
     with ExitStack() as marks:

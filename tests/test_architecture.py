@@ -19,8 +19,12 @@ SHELL = (
         "evoray/comparison.py",
         "evoray/comparison_config.py",
         "evoray/generating.py",
+        "evoray/reporting.py",
         "evoray/cli_settings.py",
         "evoray/doctor.py",
+        "evoray/driver.py",
+        "evoray/program.py",
+        "evoray/submission",
     ),
 )
 
@@ -98,8 +102,14 @@ def test_the_core_does_not_import_the_shell() -> None:
         "comparison",
         "comparison_config",
         "generating",
+        "reporting",
         "cli_settings",
         "doctor",
+        "driver",
+        "program",
+        "submission",
+        "submission_client",
+        "submission_package",
     }
     assert [f"{m.path}: {name}" for m in CORE for name in _evoray_imports(m) if _part(name) in shell] == []
 

@@ -260,6 +260,10 @@ class TestCommands:
         answer = evoray("report", finished_run.out)
         assert answer.code == 0
         assert answer.out.strip() == (finished_run.out / "report.md").read_text().strip()
+        assert answer.err.strip() == f"Page: {finished_run.out / 'report.html'}"
+        page = evoray("report", finished_run.out, "--form", "html")
+        assert page.out.strip() == (finished_run.out / "report.html").read_text().strip()
+        assert "markdown or html" in evoray.refused("report", finished_run.out, "--form", "pdf")
         facts = evoray.shown("status", finished_run.out)
         assert facts["finished"] is True
         assert facts["rounds"]["2"][-1] == "control_evaluated"
@@ -312,17 +316,17 @@ class TestCommands:
         assert json.loads((tmp_path / "s" / "selection.json").read_text())["usable"] == 60
 
     def test_random_selection_needs_no_model(self, evoray: Command, task: Path, tmp_path: Path) -> None:
-        def ids(seed: int) -> list[str]:
+        def ids(seed: int, *named: str) -> list[str]:
             chosen = evoray.shown(
-                "select", "--pool", task / "pool.jsonl", "--selector", "random", "--k", 4,
-                "--out", tmp_path / f"s{seed}", "--seed", seed,
+                "select", "--pool", task / "pool.jsonl", *named, "--k", 4, "--out", tmp_path / f"s{seed}",
+                "--seed", seed,
             )  # fmt: skip
             table = pq.read_table(chosen["selected"])
             assert {"instruction", "output", "source", "evoray_rank"} <= set(table.column_names)
             found: list[str] = table["id"].to_pylist()
             return found
 
-        assert ids(1) != ids(2)
+        assert ids(1, "--selector", "random") != ids(2, "--set", "selection.selector=random")
 
     def test_train_and_evaluate_with_what_it_wrote(
         self, evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path

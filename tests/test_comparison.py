@@ -95,12 +95,14 @@ def test_a_comparison_goes_on_with_more_selectors_and_does_nothing_twice(
     report = (out / "report.md").read_text()
     assert all(f"plots/{path.name}" in report for path in (out / "plots").iterdir())
     assert all(name in report for name in ("evoselect", "less", "Longest", "random-tokens", "untrained"))
+    assert (out / "report.html").read_text().count("<svg") == len(list((out / "plots").iterdir()))
     summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"] == (out / "config.json").read_text()
     assert summary["missing"] in (None, 0) if "missing" in summary else True
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak  # three more trainings; that trials decide in a run is tested in engine/test_trials.py
 def test_a_choice_that_training_decides_is_that_of_its_settings(
     tmp_path: Path, tiny_model_dir: Path, ray_session: Session
 ) -> None:

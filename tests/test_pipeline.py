@@ -40,6 +40,7 @@ def test_a_run_leaves_a_record_of_every_transition_and_the_promised_files(finish
         assert [state for state in STATES if not (folder / f"{state}.json").exists()] == []
         assert load_file(folder / "adapter" / "adapter_model.safetensors")
     assert (out / "report.md").read_text().startswith("#")
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
     best = json.loads((out / "best" / "best.json").read_text())
     assert best["round"] == finished_run.result.best
     if best["round"]:
@@ -91,6 +92,25 @@ def test_the_summary_has_every_arm_and_counts_the_rows_set_aside_by_reason(finis
     assert dict(summary.quarantine) == FLAWS
     assert summary.split == "test"
     assert json.loads((finished_run.out / "summary.json").read_text()) == summary.to_json()
+
+
+def test_the_summary_shows_where_rows_lie_what_some_say_and_how_training_went(finished_run: FinishedRun) -> None:
+    summary = finished_run.result.summary
+    chosen = max(finished_run.result.best, 1)
+    assert summary.feature_map is not None
+    clouds = {cloud.kind: (cloud.rows, len(cloud.places)) for cloud in summary.feature_map.clouds}
+    assert (summary.feature_map.round, clouds["chosen"]) == (chosen, (8, 8))
+    assert clouds["pool"][0] == clouds["pool"][1] > 8
+    selected = pq.read_table(finished_run.out / "rounds" / f"{chosen:04d}" / "selected.parquet").to_pylist()
+    shown = [(one.rank - 1, one.row.id, one.nearest and one.nearest.id) for one in summary.examples]
+    assert shown == [(row["evoray_rank"], row["id"], row["evoray_nearest"]) for row in selected]
+    reasons = [one.reason for one in summary.set_aside]
+    assert {reason: reasons.count(reason) for reason in reasons} == FLAWS
+    assert [curve.name for curve in summary.curves] == ["round 1", "random 1", "round 2", "random 2"]
+    assert all(curve.steps == (1, 2, 3, 4) for curve in summary.curves)
+    assert set(summary.train_seconds) == {arm.name for arm in summary.arms} - {"base"}
+    assert summary.config == (finished_run.out / "config.yaml").read_text()
+    assert summary.manifest is not None and set(summary.manifest.identity) >= {"pool", "align", "validate", "model"}
 
 
 def test_every_unit_has_one_commit_and_one_file(finished_run: FinishedRun) -> None:

@@ -64,7 +64,7 @@ PARAMETERS = {
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_comparison": "path overrides values",
     "load_config": "path overrides values",
-    "read_report": "out",
+    "read_report": "out | form",
     "run": "config | display anew command",
     "score": "potentials pool out | features_path reading cluster display",
     "select": "pool target model k out | selector options adapter features_path target_features_path features lora "
@@ -119,6 +119,7 @@ COMPARISON_KEYS = (
 COMMANDS = {
     "demo": "--out --small --anew",
     "run": "config --address --set --out --seed --anew",
+    "submit": "config --address --set --out --follow --retries",
     "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
     "select": "--k --out --pool --target --model --selector --adapter --features --target-features --option --seed "
@@ -129,7 +130,7 @@ COMMANDS = {
     "--address",
     "compare": "config --address --set --out",
     "export": "source --out --form --rounds --model",
-    "report": "run_dir",
+    "report": "run_dir --form",
     "status": "run_dir",
     "doctor": "run_dir --dashboard",
 }

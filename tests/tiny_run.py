@@ -73,7 +73,11 @@ def outcome(out: Path, rounds: int, arms: Sequence[str]) -> dict[str, Any]:
 def results(out: Path) -> dict[str, Any]:
     """The summary without what depends on when, where and by which command it was made."""
     summary = json.loads((out / "summary.json").read_text())
-    return {key: value for key, value in summary.items() if key not in ("timings", "versions", "command")}
+    return {key: value for key, value in summary.items() if key not in _OF_THE_PROCESS}
+
+
+#: A curve is what the trackers saw: what a killed driver had not heard of yet is not in it.
+_OF_THE_PROCESS = {"timings", "versions", "command", "curves", "train_seconds", "config", "manifest"}
 
 
 def unit_files(out: Path) -> dict[str, tuple[int, int]]:

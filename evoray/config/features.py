@@ -21,18 +21,18 @@ _GRADIENTS = ("auto", "gradient")
 class LoraConfig(Section):
     """Shape of the LoRA adapters of the proxy and of the learner."""
 
-    rank: int = Field(8, ge=1, le=256)
-    alpha: float = Field(16.0, gt=0)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    rank: int = Field(8, ge=1, le=256)  # of the two matrices
+    alpha: float = Field(16.0, gt=0)  # over rank: the factor of their product
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # layers that get an adapter, by name
 
 
 class WarmupConfig(Section):
     """The short fine-tune on random pool rows that gives a fresh proxy adapter non-zero gradients."""
 
     rows: int = Field(64, ge=1)  # random rows of the pool
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
+    epochs: int = Field(1, ge=1)  # over these rows
+    batch_size: int = Field(8, ge=1)  # rows of one optimiser step
+    learning_rate: float = Field(5e-4, gt=0)  # at first; it falls linearly to zero
     checkpoints: int = Field(1, ge=1)  # adapters kept on the way, each weighed by the mean learning rate before it
     threads: int = Field(2, ge=1)  # compute threads of this one process; part of what makes a run repeatable
 
@@ -40,7 +40,7 @@ class WarmupConfig(Section):
 class CascadeConfig(Section):
     """A cheap first pass over the pool that leaves a multiple of K to the features proper."""
 
-    representation: Literal["rds", "embed", "hidden_mean"] = "rds"
+    representation: Literal["rds", "embed", "hidden_mean"] = "rds"  # of the cheap pass
     model: str | None = None  # what it is taken from; None: the proxy (for embed: minilm)
     keep: float = Field(4.0, ge=1.1)  # candidates to keep, in multiples of selection.k
     recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
@@ -55,10 +55,10 @@ class FeatureConfig(Section):
     adapter_weights: tuple[float, ...] | None = None  # what each of several counts; None: the same
     parameters: Literal["lora", "base"] = "lora"  # whose gradients; base: the model's own linear layers
     dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch, of one checkpoint
-    sketch: SketchKind = "sparse"
+    sketch: SketchKind = "sparse"  # the random map to dim dimensions
     centred: bool = False  # take the mean of the pool's rows off all rows
     max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
-    preconditioning: Preconditioning = "adam"
+    preconditioning: Preconditioning = "adam"  # how coordinates of gradients are weighed before the sketch
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
     batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
     cascade: CascadeConfig | None = None

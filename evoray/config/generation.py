@@ -26,7 +26,7 @@ class GenerationConfig(Section):
     prompt: str | None = None  # Jinja template with `examples`, `count` and `form`; None: evoray's own
     system: str | None = None  # a system message before it
     temperature: float = Field(0.8, ge=0, le=5)  # 0: the likeliest tokens
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(0.95, gt=0, le=1)  # share of the probability that tokens are drawn from
     max_new_tokens: int = Field(128, ge=1)  # of one answer
     unit_requests: int = Field(64, ge=1)  # requests of one unit of work
 

@@ -25,7 +25,7 @@ class ClusterConfig(Section):
 
     address: str | None = None  # of a running Ray cluster
     workers: int | None = Field(None, ge=1)  # actors for features and scoring; None: one per CPU
-    gpus_per_worker: float = Field(0.0, ge=0)
+    gpus_per_worker: float = Field(0.0, ge=0)  # GPUs of each actor; 1 where nodes have them
     threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
     unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops
     stall_minutes: float = Field(60, gt=0, allow_inf_nan=False)  # without a unit done, until a stage stops and says why
@@ -40,8 +40,8 @@ class RunConfig(Section):
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
     store: str | None = None  # where pool, features and scores are kept; None: in `out`. Runs may share one
-    rounds: int = Field(2, ge=1)
-    seed: int = 0
+    rounds: int = Field(2, ge=1)  # of choosing and training
+    seed: int = 0  # of every random choice
     labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only
     patience: int | None = Field(None, ge=1)  # rounds in a row without a better validate loss that end the run
     generation: GenerationConfig | None = None  # who writes candidates for each round, beside the pool

@@ -43,7 +43,7 @@ class FeedbackConfig(Section):
     scorer: str = "likelihood"  # of an answer: mean log-likelihood a token, or package.module:function
     max_new_tokens: int = Field(64, ge=1)  # of an answer
     batch_tokens: int = Field(2048, ge=8)  # padded tokens of one batch
-    precision: Precision = "auto"
+    precision: Precision = "auto"  # of the passes
 
     @model_validator(mode="after")
     def _known_scorer(self) -> FeedbackConfig:
@@ -59,9 +59,10 @@ class FeedbackConfig(Section):
 class SelectionConfig(Section):
     """Which candidates are chosen."""
 
-    selector: str = "evoselect"
+    selector: str = "evoselect"  # a name, or a class of yours as package.module:Class
     k: int | float | str = 96  # to choose in a round: rows (96), a share of the pool (0.2), or tokens (100000tok)
     options: dict[str, Any] = {}  # of every other selector than evoselect, whose options follow
+    #: what the choice is spread by, beside its alignment
     energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
@@ -69,7 +70,7 @@ class SelectionConfig(Section):
     rho: float | None = Field(None, gt=0)  # price of missing the target's weights, in units of cost; None: they are met
     solver: Literal["sinkhorn", "exact"] = "sinkhorn"  # exact: without eps and energy, for pools that fit
     eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
-    steps: int = Field(40, ge=1)
+    steps: int = Field(40, ge=1)  # of a descent
     tolerance: float = Field(1e-3, gt=0)  # L1 error of the target marginal
     trials: int = Field(3, ge=1, le=16)  # choices by other lambda and r that are trained; the least validate loss stays
     shares: dict[str, tuple[float, float]] = {}  # least and largest share of the picks, by source

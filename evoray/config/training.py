@@ -23,19 +23,19 @@ class TrainingConfig(Section):
     """One round's fine-tuning: Ray Train launching DeepSpeed."""
 
     weights: Literal["lora", "full"] = "lora"  # what is trained: an adapter, or the model's own weights
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(2, ge=1)  # over the rows that are trained on
     batch_size: int = Field(8, ge=1)  # rows of one optimiser step over all workers
     micro_batch_tokens: int = Field(512, ge=8)  # tokens in one pass of one worker; a step accumulates over its passes
     packing: bool = True  # several rows in one sequence, without padding, where the model allows it
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)  # at its highest
     warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
     schedule: Literal["linear", "cosine"] = "linear"  # how the learning rate falls to zero after that
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    zero_stage: Literal[1, 2, 3] = 2
+    weight_decay: float = Field(0.0, ge=0)  # of AdamW
+    max_grad_norm: float = Field(1.0, gt=0)  # longer gradients are scaled to it
+    zero_stage: Literal[1, 2, 3] = 2  # of DeepSpeed: 1 spreads Adam's state, 2 gradients too, 3 weights too
     offload: Literal["none", "optimizer", "all"] = "none"  # from GPU to host memory: Adam's state, or weights as well
-    workers: int = Field(2, ge=1)
-    precision: Precision = "auto"
+    workers: int = Field(2, ge=1)  # processes that train together
+    precision: Precision = "auto"  # of the passes; trained weights are float32 always
     checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; None: only early_stop's
     early_stop: EarlyStopConfig | None = None
     start_from: Literal["base", "previous"] = Field("previous", alias="from")  # of rounds after the first
@@ -55,7 +55,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """How models are scored on the target."""
 
-    precision: Precision = "auto"
+    precision: Precision = "auto"  # of the passes
     batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
     list_options: bool = False  # whether the prompt lists the options of a multiple-choice row
     scorer: str = "auto"  # auto (choice where rows have choices), loss, choice, exact_match, or package.module:function

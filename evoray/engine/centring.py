@@ -28,7 +28,8 @@ def centred(found: Mapping[str, Features], site: Site) -> dict[str, Features]:
         store = UnitStore(site.storage, f"features/{identity}")
         results[name] = Features(fingerprint=identity, raw=one.raw, store=store, units=one.units)
         job = CentreJob(source=one.store, mean_of=pool.store)
-        works.append(Work(units=one.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}"))
+        quarantine = f"quarantine/features-{identity}"
+        works.append(Work(stage="centre", units=one.units, factory=job, store=store, quarantine=quarantine))
     with site.events.stage("centre features", sum(len(work.units) for work in works)) as stage:
         if not site.storage.exists(f"{pool.store.prefix}/{_MEAN}"):
             in_task(_write_mean, pool.store, pool.units)
@@ -70,4 +71,4 @@ class _Centrer(UnitWorker):
             for row_id in lost
         ]
         facts = {**commit.facts, "quarantined": int(commit.facts["quarantined"]) + len(lost)}
-        return UnitResult(table=table, facts=facts, quarantined=quarantined)
+        return UnitResult(table=table, facts=facts, quarantined=quarantined, by_model=False)

@@ -57,6 +57,7 @@ class Stage:
     def __init__(self, display: Display, events: Events | None = None) -> None:
         self._display, self._events = display, events
         self._done = 0
+        self.counts: dict[str, float] = {}
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""
@@ -67,6 +68,11 @@ class Stage:
     def share(self, done: int, total: int) -> None:
         """`done` of `total` parts: for work whose length shows only when it has begun."""
         self._display.share(done, total)
+
+    def count(self, **amounts: float) -> None:
+        """What was done in it, added up for its line in the log: rows, tokens, seconds of all workers together."""
+        for name, amount in amounts.items():
+            self.counts[name] = self.counts.get(name, 0) + amount
 
     def report(self, event: str, **facts: Any) -> None:
         """Something that happened in it, for the log."""
@@ -114,11 +120,12 @@ class Events:
         """Show and time one stage; a stage that fails leaves an event too."""
         started = time.monotonic()
         self.display.begin(name, total)
-        finished = False
+        running, finished = Stage(self.display, self.about(stage=name)), False
         try:
-            yield Stage(self.display, self.about(stage=name))
+            yield running
             finished = True
         finally:
             seconds = time.monotonic() - started
             self.display.end(seconds)
-            self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **facts)
+            counts = {name: round(amount, 3) for name, amount in running.counts.items()}
+            self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **counts, **facts)

@@ -47,8 +47,8 @@ def featurise(
         )  # fmt: skip
         works.append(
             Work(
-                units=source.units, factory=job, store=store, quarantine=f"quarantine/features-{identity}",
-                careful=job.careful(),
+                stage="featurise", units=source.units, factory=job, store=store,
+                quarantine=f"quarantine/features-{identity}", careful=job.careful(),
             )
         )  # fmt: skip
     names = {name: one.fingerprint for name, one in found.items()}

@@ -96,10 +96,9 @@ def _answer(context: Context, number: int) -> dict[str, Any]:
     )  # fmt: skip
     units = tuple(range(-(-rows // source.unit_rows)))
     store = UnitStore(site.storage, f"feedback/{name}")
+    work = Work(stage="answer", units=units, factory=job, store=store, quarantine=f"quarantine/feedback-{name}")
     with site.events.stage(f"answer rows of round {number}", len(units)) as stage:
-        run_units(
-            [Work(units=units, factory=job, store=store, quarantine=f"quarantine/feedback-{name}")], site.session, stage
-        )
+        run_units([work], site.session, stage)
     scores: dict[str, float] = {}
     for commit in store.commits().values():
         found = store.read(commit).to_pydict()

@@ -97,7 +97,7 @@ def generate(generator: Generator, number: int, static: Pool | None, site: Site)
     )
     try:
         with site.events.stage(f"generate {number}", len(units)) as stage:
-            work = Work(units=tuple(units), factory=job, store=store, quarantine=quarantine)
+            work = Work(stage="generate", units=tuple(units), factory=job, store=store, quarantine=quarantine)
             run_units([work], replace(site.session, stall=max(site.session.stall, _slowest(job))), stage)
     finally:
         if purse is not None:

@@ -125,7 +125,12 @@ class _Generating(UnitWorker):
             "refused": len(refused),
         }
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-        return UnitResult(table=table, facts={**counted, **facts}, quarantined=refused)
+        flops = self.flops(counted["prompt_tokens"] + counted["completion_tokens"])
+        return UnitResult(table=table, facts={**counted, **facts}, quarantined=refused, flops=flops)
+
+    def flops(self, _tokens: int) -> float | None:
+        """Operations of a model in this process; None where it is elsewhere."""
+        return None
 
     def _sort(
         self, prompt: Prompt, answer: Answer | Refused, rows: list[dict[str, Any]], refused: list[Quarantined]
@@ -217,6 +222,12 @@ class _Writing(_Generating):
         model, tokenizer, precision = self._loaded
         given = self._writer.answers(model, tokenizer, prompts, precision)
         return {prompt.number: answer for prompt, answer in zip(prompts, given, strict=True)}, {}
+
+    def flops(self, tokens: int) -> float | None:
+        """Of passes forward: earlier tokens are not computed again."""
+        from evoray.models.flops import FORWARD, flops_per_token
+
+        return tokens * flops_per_token(self._loaded[0], FORWARD)
 
     @cached_property
     def _loaded(self) -> Any:

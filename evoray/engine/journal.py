@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evoray.engine import metrics
 from evoray.storage import Storage
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class StorageJournal:
 
     def note(self, place: int, note: Note) -> None:
         """Keep a note, and the shards' weights with it."""
+        metrics.sinkhorn_error(note.potentials.marginal_error)
         weights = self._weights(place, note.step)
         self._shards.save(self._problem, weights)
         held = {**vars(note), "potentials": _jsonable(note.potentials), "trace": [asdict(step) for step in note.trace]}

@@ -1,4 +1,9 @@
-"""One driver a run directory: a lock file that says who holds it, and a stale one is recognised."""
+"""One driver a run directory: a lock file that says who holds it, and a stale one is recognised.
+
+Of a process of this host it is known whether it lives. Of another host's nothing is known here, so that its lock
+stands, but for a driver that was submitted as a job: who submits the next attempt asked Ray, and says so in its
+environment.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +22,19 @@ from evoray.errors import ConfigError, LockError, StorageError
 from evoray.storage import Storage
 
 KEY = "lock.json"
+#: Environment of a submitted driver. Each submission has a name that no other one has, in any cluster: SUBMISSION is
+#: the driver's own; ENDED are those that Ray called ended, and LOST those that went with their cluster, with commas.
+SUBMISSION, ENDED, LOST = "EVORAY_SUBMISSION", "EVORAY_ENDED_SUBMISSIONS", "EVORAY_LOST_SUBMISSIONS"
+_CLUSTER = "RAY_ADDRESS"  # of the cluster that a submitted driver belongs to, as Ray sets it
+_ANSWER_S = 10.0
 
 
 @contextmanager
 def run_lock(storage: Storage) -> Iterator[None]:
     """Hold the run directory for the time of the block.
 
-    A lock of a dead process of this host is taken over. Raises LockError where another process holds it.
+    A lock of a dead process of this host, or of a submission that is over, is taken over. Raises LockError where
+    another process holds it.
     """
     mine = _identity()
     while not _take(storage, mine):
@@ -68,11 +79,15 @@ def _identity() -> dict[str, Any]:
         "started": started,
         "taken": time.time(),
         "token": uuid.uuid4().hex,
+        "submission": os.environ.get(SUBMISSION),
+        "cluster": os.environ.get(_CLUSTER) if SUBMISSION in os.environ else None,
     }
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder is a process of this host that has ended. Of other hosts nothing is known."""
+    """Whether the holder is a process of this host that has ended, or a submission that is over."""
+    if _is_over(holder.get("submission"), holder.get("cluster")):
+        return True
     if holder.get("host") != socket.gethostname():
         return False
     try:
@@ -81,6 +96,31 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return abs(started - float(holder["started"])) > 1.0
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_over(submission: Any, cluster: Any) -> bool:
+    """Whether who submitted this driver knows that an earlier one is over.
+
+    One whose cluster does not answer any more, or was replaced by this one, ended with it: a driver that cannot reach
+    its cluster does not go on. Where the old cluster still answers, its driver may be at work.
+    """
+    if submission is None:
+        return False
+    if submission in os.environ.get(ENDED, "").split(","):
+        return True
+    gone = submission in os.environ.get(LOST, "").split(",")
+    return gone and (cluster == os.environ.get(_CLUSTER) or not _answers(str(cluster)))
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return True  # unknown
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _held(storage: Storage, holder: dict[str, Any]) -> LockError:

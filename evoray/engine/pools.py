@@ -54,10 +54,11 @@ def read_pool(path: str | Sequence[str], config: PoolConfig, site: Site) -> Pool
     units = tuple(span.unit for span in spans)
     with site.events.stage("read pool", len(units)) as stage:
         job = ReadJob(spans=tuple(spans), max_chars=config.max_chars)
-        work = Work(units=units, factory=job, store=store, quarantine=f"quarantine/pool-{identity}")
+        quarantine = f"quarantine/pool-{identity}"
+        work = Work(stage="read", units=units, factory=job, store=store, quarantine=quarantine)
         run_units([work], site.session, stage)
         if not storage.exists(f"{store.prefix}/{DUPLICATES}"):
-            in_task(_write_duplicates, store, f"quarantine/pool-{identity}")
+            in_task(_write_duplicates, store, quarantine)
     commits = store.commits().values()
     read = sum(int(commit.facts["read"]) for commit in commits)
     quarantined = sum(int(commit.facts["quarantined"]) for commit in commits)

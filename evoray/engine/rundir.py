@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,10 +32,15 @@ _MAY_CHANGE = {
     },
 }
 
+#: Where Ray unpacks the files that came with a job: another folder for each cluster and each change of any of them.
+#: What is in them is compared by the manifest.
+_UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
+
 #: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
+    "report.html", "lock-stale",
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
@@ -74,7 +80,14 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, free in _MAY_CHANGE.items():
         if config.get(section) is not None:
             kept[section] = {key: value for key, value in config[section].items() if key not in free}
-    return kept
+    return {key: _packed(value) for key, value in kept.items()}
+
+
+def _packed(value: Any) -> Any:
+    """A path, or a list of them, as the job was given it."""
+    if isinstance(value, list):
+        return [_packed(one) for one in value]
+    return _UNPACKED.sub("", value) if isinstance(value, str) else value
 
 
 def _stored_config(storage: Storage) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from evoray.alignment.reduction import Array, Partials, combine, merge
+from evoray.engine import metrics
 from evoray.engine.remote import fetch
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource, matrix_of
@@ -173,6 +174,7 @@ class RayShards:
         if parts is None:
             parts = [self._answer(index, reference, call) for index, reference in enumerate(references)]
         self._note(method, args, call)
+        metrics.reduced(parts)
         return merge(parts, self._n_tiles)
 
     def _merged_remotely(self, references: list[Any]) -> list[Partials] | None:

@@ -137,6 +137,7 @@ def score(
             source=source.rows, model=model.model, adapter=model.adapter, scoring=scoring, max_tokens=max_tokens
         )
         works[identity] = Work(
+            stage="score",
             units=source.units,
             factory=job,
             store=UnitStore(site.storage, f"scores/{identity}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,20 @@ import numpy as np
 
 from evoray.engine.arms import score_arms
 from evoray.engine.context import Context
+from evoray.engine.curves import training_curves
+from evoray.engine.examples import pick_examples, set_aside_examples
+from evoray.engine.feature_map import map_of_round
 from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
-from evoray.engine.rundir import Rounds, environment
+from evoray.engine.rundir import CONFIG, MANIFEST, SELECTED, Rounds, environment
 from evoray.engine.selected import chosen_sources, reason_counts, value_counts
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
 from evoray.evaluation.intervals import bootstrap_mean, named, paired_difference
 from evoray.pool import find_target
+from evoray.report.evidence import Manifest, SetAside
 from evoray.report.summary import (
     Arm,
     Cascade,
@@ -37,6 +42,7 @@ from evoray.storage import Storage, UnitStore
 
 _BOOTSTRAP_SEED = 0
 _TRACE_LINES = 8  # of a round's descent
+_GENERATED, _TARGET = "generated: ", "target: "  # before the reasons of rows that are not of the pool
 
 
 def final_target(context: Context) -> Target:
@@ -74,6 +80,7 @@ def summarise_run(context: Context, best: int, command: str, ending: str | None 
         mine = scores[number, "adapter"]
         arms.append(_arm(context, f"round {number}", mine, random, ("trained", number), good, used))
     shown = max(best, 1)
+    config, chosen = context.config, f"{Rounds.prefix(shown)}/{SELECTED}"
     return RunSummary(
         name="evoray run",
         split=target.split,
@@ -91,6 +98,13 @@ def summarise_run(context: Context, best: int, command: str, ending: str | None 
         quarantine=quarantine_counts(context, target),
         timings=timings(context.storage),
         versions=environment()["versions"],
+        feature_map=map_of_round(context.storage, context.site.storage, shown, config.features.representation),
+        examples=pick_examples(context.storage, chosen, context.align.source, config.reading.max_chars),
+        set_aside=_set_aside(context, target),
+        curves=tuple(curve for number in numbers for curve in training_curves(context.storage, number)),
+        train_seconds=_train_seconds(context, trained),
+        config=context.storage.read(CONFIG).decode(),
+        manifest=_manifest(context.storage),
     )
 
 
@@ -218,6 +232,7 @@ def _path(context: Context, number: int) -> list[PathPoint]:
             lam=point["lam"],
             r=point["r"],
             transport_cost=point["validate_cost"],
+            vendi=point.get("vendi"),
             validate_loss=tried.get((point["lam"], point["r"])),
             chosen=point["lam"] == facts["lambda"] and point["r"] == facts["r"],
         )
@@ -254,31 +269,74 @@ def _trace(context: Context, number: int) -> list[TraceStep]:
 
 def quarantine_counts(context: Context, target: Target) -> dict[str, int]:
     """Rows set aside or cut short, by reason: in reading, features of the first round, generation, and target files."""
-    prefixes = [f"quarantine/pool-{context.pool.fingerprint}"]
     counts: dict[str, int] = {}
-    featurised = f"{Rounds.prefix(1)}/featurised.json"
-    if context.storage.exists(featurised):
-        record = context.storage.read_json(featurised)
-        whole, features = (Features.of(context.site.storage, record[name]) for name in ("whole", POOL))
-        names = dict.fromkeys((whole.raw, features.raw, features.fingerprint))
-        prefixes += [f"quarantine/features-{name}" for name in names]
+    whole = _features(context).get("whole")
+    if whole is not None:
         truncated = sum(int(commit.facts["truncated"]) for commit in whole.store.commits().values())
         if truncated:
             counts[f"truncated to {context.config.features.max_tokens} tokens (kept)"] = truncated
-    storage = context.site.storage
-    counts |= reason_counts(storage, (key for prefix in prefixes for key in storage.keys(prefix)))
+    storage, quarantines = context.site.storage, _quarantines(context, target)
+    counts |= reason_counts(storage, quarantines[""])
     for _, facts in _written(context):
         for reason, count in facts["reasons"].items():
-            counts[f"generated: {reason}"] = counts.get(f"generated: {reason}", 0) + count
+            counts[_GENERATED + reason] = counts.get(_GENERATED + reason, 0) + count
+    of_target = reason_counts(storage, quarantines[_TARGET])
+    return counts | {_TARGET + reason: count for reason, count in of_target.items()}
+
+
+def _quarantines(context: Context, target: Target) -> dict[str, list[str]]:
+    """Tables of rows set aside, by what is put before their reasons; what was generated lies in the run directory."""
+    storage = context.site.storage
+    features = _features(context)
+    names = dict.fromkeys([one.raw for one in features.values()] + [one.fingerprint for one in features.values()])
+    prefixes = [f"quarantine/pool-{context.pool.fingerprint}", *(f"quarantine/features-{name}" for name in names)]
+    written = [f"quarantine/generated-{facts['name']}" for _, facts in _written(context)]
     splits = (context.align, context.validate, target)
-    keys = sorted({split.quarantine for split in splits if split.quarantine is not None})
-    return counts | {f"target: {reason}": count for reason, count in reason_counts(storage, keys).items()}
+    return {
+        "": [key for prefix in prefixes for key in storage.keys(prefix)],
+        _GENERATED: [key for prefix in written for key in context.storage.keys(prefix)],
+        _TARGET: sorted({split.quarantine for split in splits if split.quarantine is not None}),
+    }
+
+
+def _set_aside(context: Context, target: Target) -> tuple[SetAside, ...]:
+    """Some of these rows."""
+    quarantines = _quarantines(context, target)
+    generated = quarantines.pop(_GENERATED)
+    rows = set_aside_examples(context.site.storage, quarantines)
+    return (*rows, *set_aside_examples(context.storage, {_GENERATED: generated})) if generated else rows
+
+
+def _features(context: Context) -> dict[str, Features]:
+    """Features of the pool in the first round, where it has any."""
+    featurised = f"{Rounds.prefix(1)}/featurised.json"
+    if not context.storage.exists(featurised):
+        return {}
+    record = context.storage.read_json(featurised)
+    return {name: Features.of(context.site.storage, record[name]) for name in ("whole", POOL)}
+
+
+def _train_seconds(context: Context, trained: Sequence[tuple[int, str]]) -> dict[str, float]:
+    """Seconds of the loop of each training, by the name of its model."""
+    named = {"adapter": ("round", "trained"), "control": ("random", "control_trained")}
+    known = [(number, *named[kind]) for number, kind in trained]
+    return {f"{shown} {number}": float(context.record(number, state)["seconds"]) for number, shown, state in known}
+
+
+def _manifest(storage: Storage) -> Manifest:
+    found = storage.read_json(MANIFEST)
+    environment = {name: value for name, value in found["environment"].items() if name != "versions"}
+    return Manifest(identity=_texts(found["identity"]), environment=_texts(environment))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is no text as JSON; what is not there is left out."""
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in known.items()}
 
 
 def timings(storage: Storage) -> dict[str, float]:
     """Seconds of each stage, added up over all processes that worked on the run."""
-    import json
-
     totals: dict[str, float] = {}
     keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
     for key in keys:

@@ -21,7 +21,7 @@ Values = Mapping[str, float]
 #: Takes a series, a step and what was measured there.
 Tracker = Callable[[str, int, Values], None]
 
-_PREFIX = "tensorboard"
+TENSORBOARD = "tensorboard"  # folder of a run directory
 _BOARD, _WANDB, _MLFLOW = "TensorBoard", "Weights & Biases", "MLflow"
 
 
@@ -81,6 +81,11 @@ def tracking(storage: Storage, resumed: Mapping[str, int]) -> Iterator[Tracking]
             track.close()
 
 
+def folder_of(series: str) -> str:
+    """The name of the folder of one series."""
+    return series.replace(" ", "-")
+
+
 def _set(*names: str) -> bool:
     return any(os.environ.get(name) for name in names)
 
@@ -93,15 +98,15 @@ def _run_id(storage: Storage) -> str:
 def _tensorboard(storage: Storage, resumed: Mapping[str, int], track: Tracking, scratch: Path) -> Tracker:
     from tensorboardX import SummaryWriter
 
-    root = Path(storage.location(_PREFIX)) if storage.is_local else scratch
+    root = Path(storage.location(TENSORBOARD)) if storage.is_local else scratch
     writers = {}
     for series, step in resumed.items():
-        folder = root / series.replace(" ", "-")
+        folder = root / folder_of(series)
         purge = step + 1 if step or folder.is_dir() else None  # what came after the checkpoint is written again
         unique = f".{time.time_ns()}"  # files are named by the second: two starts within one would be one file
         writers[series] = SummaryWriter(str(folder), purge_step=purge, filename_suffix=unique)
         if not storage.is_local:
-            prefix = f"{_PREFIX}/{folder.name}"
+            prefix = f"{TENSORBOARD}/{folder.name}"
             track.at_end(_BOARD, partial(Folder(storage=storage, prefix=prefix).upload, folder))
         track.at_end(_BOARD, writers[series].close)
 

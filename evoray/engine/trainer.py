@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evoray.config import LoraConfig, TrainingConfig
+from evoray.engine import metrics
 from evoray.engine.events import Events, Stage
 from evoray.engine.progress import Measured, counted
 from evoray.engine.remote import evoray_cause
@@ -217,6 +218,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
 def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: Any, counter: Any) -> None:
     import torch
 
+    from evoray.models.flops import FORWARD_AND_BACKWARD, flops_per_token
     from evoray.models.loading import autocast_dtype, cast_frozen, load_tokenizer, to_device
     from evoray.models.moments import load_moments
     from evoray.training.deepspeed import Plan, Resume, train_rank
@@ -239,11 +241,13 @@ def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: An
         precision=precision,
         checkpoints=job.checkpoints,
     )
+    operations = flops_per_token(model, FORWARD_AND_BACKWARD)  # before ZeRO takes the weights apart
 
-    def on_step(step: int, measured: Mapping[str, float]) -> None:
+    def on_step(step: int, measured: Mapping[str, float], rows: int, tokens: int) -> None:
         if rank.index == 0:
             counter.reach.remote(step, plan.steps)
             counter.note.remote({"series": job.name, "step": step, "time": time.time(), **measured})
+            metrics.trained(job.name, measured, rows, tokens, operations / rank.size)
 
     with scratch_folder() as scratch:
         resume = None if progress is None or moments is None else Resume(progress=progress, moments=moments)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 import uuid
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from typing import Any
 import ray
 import ray.data
 
+from evoray.engine import metrics
 from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
@@ -38,6 +40,15 @@ class UnitResult:
     table: Any  # pyarrow.Table
     facts: Mapping[str, Any]
     quarantined: Sequence[Quarantined] = ()
+    flops: float | None = None  # operations of models on its tokens; None: not counted
+    by_model: bool = True  # whether its tokens went through a model now
+
+    @property
+    def tokens(self) -> int:
+        """Those that a model read or wrote for it, as its facts have them; none where that was done before."""
+        counted = ("tokens", "prompt_tokens", "completion_tokens")
+        done = not self.by_model or "reused" in self.facts
+        return 0 if done else sum(int(self.facts.get(name, 0)) for name in counted)
 
 
 class UnitWorker(ABC):
@@ -50,6 +61,9 @@ class UnitWorker(ABC):
 
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
+_COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
+_SECONDS = "worker_seconds"  # of a unit, in the worker that computed it, without its start
+_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -58,6 +72,7 @@ WorkerFactory = Callable[[], UnitWorker]
 class Work:
     """Units of one source, what computes them, and where results and rows set aside go."""
 
+    stage: str  # read, featurise, score ...: what metrics are told apart by
     units: Sequence[int]
     factory: WorkerFactory
     store: UnitStore
@@ -104,10 +119,15 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:
+            work = works[int(record["work"])]
             if record["error"] is not None:
-                at = works[int(record["work"])].store.prefix
-                stage.report("unit failed", unit=int(record["unit"]), store=at, error=record["error"].received)
-                raise record["error"]
+                error = record["error"]
+                stage.report("unit failed", unit=int(record["unit"]), store=work.store.prefix, error=error.received)
+                raise error
+            # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
+            counts = {name: int(record[name]) for name in _COUNTS}
+            metrics.count(work.stage, units=1, **counts)
+            stage.count(units=1, **counts, **{_SECONDS: float(record[_SECONDS])})
             stage.advance(1)
 
 
@@ -136,9 +156,11 @@ class _UnitActor:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         (index,), (unit,) = batch["work"], batch["unit"]
-        return {"work": [int(index)], "unit": [int(unit)], "error": [self._run(int(index), int(unit))]}
+        counts, error = self._run(int(index), int(unit))
+        return {"work": [int(index)], "unit": [int(unit)], "error": [error], **{key: [n] for key, n in counts.items()}}
 
-    def _run(self, index: int, unit: int) -> EvorayError | None:
+    def _run(self, index: int, unit: int) -> tuple[dict[str, float], EvorayError | None]:
+        """What was committed, and what was wrong."""
         work = self.works[index]
         storage = work.store.storage
         marks = [f"{work.store.prefix}/{self.marks}-unit-{unit:06d}.{attempt}" for attempt in range(self.attempts)]
@@ -146,20 +168,23 @@ class _UnitActor:
         me = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}".encode()
         attempt = next((number for number, mark in enumerate(marks, 1) if storage.create(mark, me)), None)
         if attempt is None:
-            return StageError(
+            return _NOTHING, StageError(
                 f"unit {unit} of {work.store.prefix} ended its worker {self.attempts} times",
                 "units that a worker survives",
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
-            result = self._worker(index, careful=1 < attempt == self.attempts).compute(unit)
+            worker, started = self._worker(index, careful=1 < attempt == self.attempts), time.monotonic()
+            result = worker.compute(unit)
+            metrics.utilised(work.stage, result.flops, time.monotonic() - started)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
             work.store.commit(unit, result.table, result.facts)
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
-            return _as_evoray_error(error)
-        return None
+            return _NOTHING, _as_evoray_error(error)
+        counts = (result.table.num_rows, result.tokens, len(result.quarantined))
+        return {**dict(zip(_COUNTS, counts, strict=True)), _SECONDS: time.monotonic() - started}, None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:
         """The worker of a work; the one before is let go first, for its memory.

@@ -85,7 +85,8 @@ def score_unseen(unseen: Unseen, site: Site) -> Scored:
     store = UnitStore(site.storage, f"potentials/{identity}")
     units = tuple(range(source.count()))
     job = ExtendJob(source=source, potentials=unseen.potentials)
-    work = Work(units=units, factory=job, store=store, quarantine=f"quarantine/potentials-{identity}")
+    quarantine = f"quarantine/potentials-{identity}"
+    work = Work(stage="extend", units=units, factory=job, store=store, quarantine=quarantine)
     with site.events.stage("score candidates", len(units)) as stage:
         run_units([work], site.session, stage)
     rows = in_task(_merge, store, units, site.storage)

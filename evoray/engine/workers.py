@@ -185,14 +185,16 @@ class _Featuriser(UnitWorker):
             return known
         result = self._features_of(rows)
         flags = result.table["flags"].to_numpy()
+        tokens = int(sum(result.table["tokens"].to_pylist()))
         facts = {
             "quarantined": len(result.quarantined),
             "truncated": int((flags & FLAG_TRUNCATED != 0).sum()),
             "norm_outliers": int((flags & FLAG_NORM_OUTLIER != 0).sum()),
-            "tokens": int(sum(result.table["tokens"].to_pylist())),
+            "tokens": tokens,
             "halvings": result.halvings,
         }
-        return UnitResult(table=result.table, facts=facts, quarantined=result.quarantined)
+        flops = tokens * self._features_of.extractor.flops_per_token
+        return UnitResult(table=result.table, facts=facts, quarantined=result.quarantined, flops=flops)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from evoray.errors import ModelError
 from evoray.features.protocol import FeatureBatch
 from evoray.features.sketches import KroneckerSketch
 from evoray.features.taps import Consumer, tapped_losses
+from evoray.models.flops import FORWARD_AND_BACKWARD, flops_per_token
 from evoray.models.loss import Batch
 
 
@@ -32,6 +33,7 @@ class BaseWeightFeatures:
         self.dim = dim
         self.precision = precision
         self.device = next(model.parameters()).device
+        self.flops_per_token = flops_per_token(model, FORWARD_AND_BACKWARD)
         self.layers = linear_layers(model)
         self.sketches = {
             name: KroneckerSketch.make(name, _shape(layer), dim, seed).to(self.device)

@@ -23,6 +23,7 @@ class WeightedCheckpoints:
         self._shares = [weight / total for weight in weights]
         self.dim = sum(extractor.dim for extractor in extractors)
         self.device = extractors[0].device
+        self.flops_per_token = sum(extractor.flops_per_token for extractor in extractors)
 
     def __call__(self, batch: Batch) -> FeatureBatch:
         """Rows whose norm is the weighted mean of the checkpoints' norms; the loss is the last checkpoint's."""

@@ -27,6 +27,7 @@ from evoray.features.precondition import adam_scale, less_update
 from evoray.features.protocol import FeatureBatch
 from evoray.features.sketches import KroneckerSketch, make_sketch
 from evoray.features.taps import Consumer, tapped_losses
+from evoray.models.flops import FORWARD_AND_BACKWARD, flops_per_token
 from evoray.models.loss import Batch
 from evoray.models.moments import Moments, canonical_name
 
@@ -106,6 +107,7 @@ class GradientFeatures:
         self.precision = precision
         self.layers = adapted_layers(model)
         self.device = next(model.parameters()).device
+        self.flops_per_token = flops_per_token(model, FORWARD_AND_BACKWARD)
         self.maps = {
             name: _parameter_map(name, weight, dim, seed, sketch, preconditioning, moments)
             for layer in self.layers

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from evoray.features.protocol import FeatureBatch
+from evoray.models.flops import FORWARD, flops_per_token
 from evoray.models.loss import Batch
 
 Pooling = Literal["mean", "position"]
@@ -27,6 +28,7 @@ class HiddenFeatures:
         self._precision = precision
         self.dim = int(body.config.hidden_size)
         self.device = next(body.parameters()).device
+        self.flops_per_token = flops_per_token(body, FORWARD)
 
     def __call__(self, batch: Batch) -> FeatureBatch:
         """One forward pass; no losses."""

@@ -30,5 +30,9 @@ class Extractor(Protocol):
     def device(self) -> torch.device:
         """Where batches have to be."""
 
+    @property
+    def flops_per_token(self) -> int:
+        """Operations of the model's passes (see `models.flops`); of the sketches nothing is counted."""
+
     def __call__(self, batch: Batch) -> FeatureBatch:
         """Vectors of every sample of a batch."""

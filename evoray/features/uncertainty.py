@@ -20,6 +20,7 @@ from torch import Tensor
 
 from evoray.errors import ModelError
 from evoray.features.protocol import FeatureBatch
+from evoray.models.flops import FORWARD, flops_per_token
 from evoray.models.loss import Batch
 
 _CHUNK_ENTRIES = 2**24  # logits that are there at a time: 64 MiB in float32
@@ -46,6 +47,7 @@ class UncertaintyFeatures:
         self._precision = precision
         self._height = max(1, _CHUNK_ENTRIES // int(head.weight.shape[0]))
         self.device = next(model.parameters()).device
+        self.flops_per_token = flops_per_token(model, FORWARD)
 
     def __call__(self, batch: Batch) -> FeatureBatch:
         """One forward pass, and the head in chunks; no losses."""

@@ -142,12 +142,12 @@ def from_csv(row: dict[str, Any]) -> dict[str, Any]:
     for name in (*OPTIONAL_COLUMNS, "input"):
         if not (typed.get(name) or "").strip():
             typed[name] = None
-    for name, reason in (("quality", "bad weight"), ("weight", "bad weight")):
+    for name in ("quality", "weight"):
         if typed[name] is not None:
             try:
                 typed[name] = float(typed[name])
             except ValueError as error:
-                raise UnusableRowError(reason, f"{name} {typed[name]!r} is not a number") from error
+                raise UnusableRowError(f"bad {name}", f"{name} {typed[name]!r} is not a number") from error
     for name, reason in (("choices", "not text"), ("messages", "broken messages")):
         if typed.get(name) is not None:
             try:
@@ -234,13 +234,13 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnusableRowError("bad weight", f"{name} is a {type(value).__name__}, not a number")
+        raise UnusableRowError(f"bad {name}", f"{name} is a {type(value).__name__}, not a number")
     try:
         number = float(value)
     except OverflowError as error:
-        raise UnusableRowError("bad weight", f"{name} is too large") from error
+        raise UnusableRowError(f"bad {name}", f"{name} is too large") from error
     if not math.isfinite(number):
-        raise UnusableRowError("bad weight", f"{name} is {number}")
+        raise UnusableRowError(f"bad {name}", f"{name} is {number}")
     return number
 
 

@@ -7,6 +7,7 @@ rows where nothing else is said.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict
@@ -149,6 +150,9 @@ class ComparisonSummary(Document):
     groups: tuple[Group, ...]
     overall: tuple[Overall, ...]
     deciles: tuple[DecileAnalysis, ...] = ()
+    # What earlier versions did not write.
+    config: str | None = None  # as resolved, JSON
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> int | None:

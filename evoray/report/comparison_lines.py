@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,27 +15,29 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from evoray.report.comparison import ComparisonSummary, Group, SelectorResult
 from evoray.report.comparison_figures import PlannedFigure, shown_groups
 from evoray.report.plot_canvas import (
+    AREAS,
     BETTER,
     LINE,
     REST,
+    SURFACE,
     UNCLEAR,
     WORSE,
+    Look,
     headline,
+    interval_mark,
     label,
     legend_below,
     names_down,
     panels,
 )
-from evoray.report.summary import Interval
 
 _LINE_HEIGHT = 0.21  # inches of one selector's line
-_MOST_SOURCES = 9  # that get a colour of their own
 _REACH = 0.6  # part of the selectors' range by which a panel grows to show the untrained model
 _POOL, _OTHERS = "the pool itself", "others"
 
 _VERDICTS = {
     "interval below zero (better)": (BETTER, "o", BETTER),
-    "interval contains zero": (UNCLEAR, "o", "white"),
+    "interval contains zero": (UNCLEAR, "o", SURFACE),
     "interval above zero (worse)": (WORSE, "X", WORSE),
 }
 
@@ -46,7 +47,7 @@ def losses(summary: ComparisonSummary, plan: PlannedFigure) -> Figure:
     figure, places, order = _rows_of_panels(summary, plan, "test loss, nats a token [95%]")
     for axes, group in places:
         for result in group.results:
-            _point(axes, order.index(result.selector), result.loss, _look(result))
+            interval_mark(axes, order.index(result.selector), result.loss, _look(result))
         reference = group.result(summary.reference)
         if reference is not None:
             axes.axvline(reference.loss.value, color=LINE, linestyle="--", linewidth=1, zorder=0)
@@ -78,7 +79,7 @@ def differences(summary: ComparisonSummary, plan: PlannedFigure) -> Figure:
         axes.axvline(0, color=LINE, linewidth=1, zorder=0)
         for result in group.results:
             if result.against is not None:
-                _point(axes, order.index(result.selector), result.against, _look(result))
+                interval_mark(axes, order.index(result.selector), result.against, _look(result))
     legend_below(figure, _verdict_handles(), list(_VERDICTS))
     return figure
 
@@ -87,7 +88,7 @@ def sources(summary: ComparisonSummary, plan: PlannedFigure) -> Figure:
     """Shares of the picks by source, stacked, above them the pool's own."""
     figure, places, order = _rows_of_panels(summary, plan, "share of the picks")
     named = _largest_sources(summary, [group for _, group in places])
-    colours = dict(zip(named, matplotlib.color_sequences["tab10"], strict=False))
+    colours = dict(zip(named, AREAS, strict=False))
     whole = sum(summary.pool_sources.values())
     pool = {name: rows / whole for name, rows in summary.pool_sources.items()} if whole else {}
     for number, (axes, group) in enumerate(places):
@@ -110,7 +111,7 @@ def _largest_sources(summary: ComparisonSummary, groups: list[Group]) -> list[st
     for result in (result for group in groups for result in group.results):
         for name, share in result.sources.items():
             total[name] = total.get(name, 0.0) + share
-    return sorted(total, key=lambda name: (-total[name], name))[:_MOST_SOURCES]
+    return sorted(total, key=lambda name: (-total[name], name))[: len(AREAS)]
 
 
 def _stack(axes: Axes, row: int, shares: Mapping[str, float], colours: Mapping[str, Any]) -> None:
@@ -119,7 +120,7 @@ def _stack(axes: Axes, row: int, shares: Mapping[str, float], colours: Mapping[s
     parts.append((sum(share for name, share in shares.items() if name not in colours), REST))
     for share, colour in parts:
         if share > 0:
-            axes.barh(row, share, left=left, height=0.78, color=colour, edgecolor="white", linewidth=0.5)
+            axes.barh(row, share, left=left, height=0.78, color=colour, edgecolor=SURFACE, linewidth=0.5)
             left += share
 
 
@@ -158,18 +159,12 @@ def _rows_of_panels(
     return figure, list(zip(axes, groups, strict=True)), order
 
 
-def _look(result: SelectorResult) -> tuple[str, str, str]:
+def _look(result: SelectorResult) -> Look:
     """Colour, marker and fill by the difference to the reference."""
     better, unclear, worse = _VERDICTS.values()
     if result.wins:
         return better
     return worse if result.loses else unclear
-
-
-def _point(axes: Axes, row: int, value: Interval, look: tuple[str, str, str]) -> None:
-    colour, marker, fill = look
-    axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, solid_capstyle="round")
-    axes.plot([value.value], [row], marker, color=colour, markerfacecolor=fill, markersize=6, markeredgewidth=1.3)
 
 
 def _verdict_handles() -> list[Artist]:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evoray.report.comparison import ComparisonSummary, Overall, Standing
+from evoray.report.comparison import ComparisonSummary, Group, Overall, Standing
 from evoray.report.comparison_figures import planned
 from evoray.report.comparison_tables import (
-    cost_table,
-    decile_table,
-    overall_table,
-    overlap_table,
-    picked_table,
-    target_table,
+    cost_grid,
+    decile_grid,
+    decile_ranks,
+    overall_grid,
+    overlap_grid,
+    own_vendi,
+    picked_grid,
+    target_grid,
     unequal_rows,
-    waiting_table,
+    waiting_grid,
 )
-from evoray.report.table import count, escape
+from evoray.report.table import count, escape, markdown_of
 
 
 def render_comparison(summary: ComparisonSummary, plots: str = "") -> str:
     """The page, ending in a line break. Sections without content are left out. plots: folder of the figures."""
-    sections = ["# Comparison of selectors", _headline(summary), _state(summary)]
+    sections = ["# Comparison of selectors", f"**{escape(headline(summary))}**", escape(state(summary))]
     for budget in summary.budgets:
         sections += _budget_sections(summary, budget, plots)
     waiting = [group for group in summary.groups if not group.results]
     sections += [
-        _section("Targets without a finished selector", waiting_table(waiting)),
-        _section("Deciles of the pool", decile_table(summary.deciles), _figures(summary, None, ("deciles",), plots)),
-        _section("How to read this", _notes(summary)),
+        _section("Targets without a finished selector", markdown_of(waiting_grid(waiting))),
+        _section("Deciles of the pool", _deciles(summary), _figures(summary, None, ("deciles",), plots)),
+        _section("How to read this", "\n".join(f"- {escape(note)}" for note in notes(summary))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -41,10 +43,6 @@ def headline(summary: ComparisonSummary) -> str:
     if not summary.reference_found:
         parts.append(f"No finished cell is of the reference {summary.reference}: there are no differences to it.")
     return " ".join(parts)
-
-
-def _headline(summary: ComparisonSummary) -> str:
-    return f"**{escape(headline(summary))}**"
 
 
 def _verdict(summary: ComparisonSummary, part: Overall) -> str:
@@ -80,13 +78,13 @@ def _targets(number: int) -> str:
     return f"{number} target" + ("s" if number != 1 else "")
 
 
-def _state(summary: ComparisonSummary) -> str:
-    lines = [f"{count(summary.cells)} cells, scored on the {escape(summary.split)} rows."] if summary.cells else []
+def state(summary: ComparisonSummary) -> str:
+    """How much of the comparison is done."""
+    lines = [f"{count(summary.cells)} cells, scored on the {summary.split} rows."] if summary.cells else []
     if summary.missing:
         lines.append(f"Unfinished: {count(summary.missing)} of {count(summary.expected)} cells are missing.")
     if summary.unscored:
-        names = "; ".join(escape(name) for name in summary.unscored)
-        lines.append(f"Without a loss of any row, and left out: {names}.")
+        lines.append(f"Without a loss of any row, and left out: {'; '.join(summary.unscored)}.")
     return " ".join(lines)
 
 
@@ -99,18 +97,34 @@ def _budget_sections(summary: ComparisonSummary, budget: str | None, plots: str)
         return _figures(summary, budget, kinds, plots)
 
     sections = [
-        _section(f"All targets{at}", overall_table(overall, summary.reference), figures("losses", "differences"))
+        _section(
+            f"All targets{at}", markdown_of(overall_grid(overall, summary.reference)), figures("losses", "differences")
+        )
     ]
     sections += [
-        _section(f"{escape(group.target)}{at}", target_table(group, summary.reference), unequal_rows(group))
+        _section(
+            f"{escape(group.target)}{at}",
+            markdown_of(target_grid(group, summary.reference)),
+            escape(unequal_rows(group)),
+        )
         for group in groups
     ]
     return [
         *sections,
-        _section(f"What was picked{at}", *map(picked_table, groups), figures("distance", "sources", "length")),
-        _section(f"Picks that two selectors share{at}", overlap_table(groups, overall), figures("overlap")),
-        _section(f"Cost{at}", cost_table(groups, overall), figures("cost", "training")),
+        _section(f"What was picked{at}", *map(_picked, groups), figures("distance", "sources", "length")),
+        _section(f"Picks that two selectors share{at}", markdown_of(overlap_grid(groups, overall)), figures("overlap")),
+        _section(f"Cost{at}", markdown_of(cost_grid(groups, overall)), figures("cost", "training")),
     ]
+
+
+def _picked(group: Group) -> str:
+    table = markdown_of(picked_grid(group))
+    return f"**{escape(group.target)}**{own_vendi(group)}\n\n{table}" if table else ""
+
+
+def _deciles(summary: ComparisonSummary) -> str:
+    ranks = "\n".join(f"- {escape(line)}" for line in decile_ranks(summary.deciles))
+    return "\n\n".join(part for part in (ranks, markdown_of(decile_grid(summary.deciles))) if part)
 
 
 def _section(title: str, *parts: str) -> str:
@@ -128,21 +142,22 @@ def _figures(summary: ComparisonSummary, budget: str | None, kinds: Sequence[str
     return "\n\n".join(links)
 
 
-def _notes(summary: ComparisonSummary) -> str:
-    reference = escape(summary.reference)
-    notes = [
+def notes(summary: ComparisonSummary) -> list[str]:
+    """How to read it, a sentence or two each."""
+    reference = summary.reference
+    lines = [
         "Losses are nats a supervised token, lower is better; means are over seeds and test rows.",
         "Intervals are of 95%, from resampling seeds and test rows. With one seed they carry no spread between "
         "seeds, and with two or three they tell that spread only roughly.",
     ]
     if summary.reference_found:
-        notes += [
+        lines += [
             f"A difference to {reference} is paired: the same test rows, the same seeds. An interval below zero is a "
             "better model; one that contains zero tells the two apart in neither direction.",
             "Of many differences that are truly zero, about one in forty has an interval below zero by chance, and as "
             "many above.",
         ]
-    notes += [
+    lines += [
         "The best of a target is chosen on the rows that the gaps are measured on, which flatters it.",
         "A selector with fewer targets or seeds than another is not strictly comparable with it.",
         "OT distance and mean cosine are of the picks to held-out target rows; the Vendi score is the effective "
@@ -150,7 +165,7 @@ def _notes(summary: ComparisonSummary) -> str:
         "selectors share are a part of the smaller choice.",
     ]
     if any(not one.at_budget and part.budget is not None for part in summary.overall for one in part.standings):
-        notes.append("Selectors without a budget (all rows) are shown for comparison, and are not ranked.")
+        lines.append("Selectors without a budget (all rows) are shown for comparison, and are not ranked.")
     if summary.deciles:
-        notes.append("Decile 1 holds the best aligned rows: where alignment predicts the loss, Spearman is near -1.")
-    return "\n".join(f"- {note}" for note in notes)
+        lines.append("Decile 1 holds the best aligned rows: where alignment predicts the loss, Spearman is near -1.")
+    return lines

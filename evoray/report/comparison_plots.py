@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,22 +9,36 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from evoray.report.comparison import ComparisonSummary, DecileAnalysis, SelectorResult
 from evoray.report.comparison_figures import PlannedFigure, planned, seconds, shown_groups
 from evoray.report.comparison_lines import differences, lengths, losses, sources
-from evoray.report.plot_canvas import BETTER, GRID, LINE, UNCLEAR, headline, label, legend_below, panels, style, svg
-
-#: Dark enough for a white number on them; they come again after ten, the numbers do not.
-_COLOURS = (
-    *("#1f6fb4", "#c8501e", "#2f8a4c", "#7b4fa3", "#a3343c"),
-    *("#5b6b7a", "#9a6b00", "#0b7c86", "#b0407f", "#3f4ea8"),
+from evoray.report.plot_canvas import (
+    BETTER,
+    GRID,
+    LINE,
+    MARKS,
+    ON_MARK,
+    SURFACE,
+    UNCLEAR,
+    headline,
+    label,
+    legend_below,
+    panels,
+    style,
+    svg,
 )
 
+_DEEPEST = 0.6  # alpha of a share of 1: the number on it stays readable, by day and in the dark
 
-def draw(summary: ComparisonSummary) -> dict[str, bytes]:
-    """Every figure of `planned` by its file name. The same summary gives the same bytes."""
+
+def draw(summary: ComparisonSummary, *, titled: bool = True) -> dict[str, bytes]:
+    """Every figure of `planned` by its file name. The same summary gives the same bytes.
+
+    titled: for files of their own; a page says above a plot what it is.
+    """
     drawers: dict[str, Callable[[ComparisonSummary, PlannedFigure], Figure]] = {
         "losses": losses,
         "differences": differences,
@@ -37,8 +50,14 @@ def draw(summary: ComparisonSummary) -> dict[str, bytes]:
         "training": partial(_scatter, value=lambda one: one.training_tokens, axis="training tokens"),
         "deciles": _deciles,
     }
+    drawn = {}
     with style():
-        return {figure.name: svg(drawers[figure.kind](summary, figure)) for figure in planned(summary)}
+        for plan in planned(summary):
+            figure = drawers[plan.kind](summary, plan)
+            if not titled:
+                figure.suptitle("")
+            drawn[plan.name] = svg(figure)
+    return drawn
 
 
 def _scatter(
@@ -54,7 +73,7 @@ def _scatter(
             if place is not None:
                 number = order.index(result.selector)
                 one.plot([place], [result.loss.value], "o", color=_colour(number), markersize=11, alpha=0.85)
-                _inside(one, place, result.loss.value, str(number + 1), "white")
+                _inside(one, place, result.loss.value, str(number + 1), ON_MARK)
         one.margins(0.1)
         one.set_title(label(group.target), loc="left")
         one.set_xlabel(axis)
@@ -74,7 +93,7 @@ def _inside(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+    return MARKS[number % len(MARKS)]
 
 
 def _overlap(summary: ComparisonSummary, plan: PlannedFigure) -> Figure:
@@ -98,18 +117,18 @@ def _in_order(names: Sequence[str], order: Sequence[str]) -> list[int]:
 
 def _heat(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float | None]]) -> None:
     """Squares with the share in percent; an unknown one stays empty, and so does the diagonal."""
-    grid = np.array([[math.nan if share is None else share for share in line] for line in shares])
-    np.fill_diagonal(grid, math.nan)
+    size = len(names)
     axes.set_facecolor(GRID)
-    axes.imshow(grid, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
     axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.tick_params(length=0)
     for a, line in enumerate(shares):
         for b, share in enumerate(line):
             if share is not None and a != b:
-                colour = "white" if share > 0.55 else LINE
-                _inside(axes, b, a, f"{100 * share:.0f}", colour)
+                for colour, alpha in ((SURFACE, 1.0), (BETTER, _DEEPEST * share)):
+                    axes.add_patch(Rectangle((b - 0.5, a - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0))
+                _inside(axes, b, a, f"{100 * share:.0f}", LINE)
 
 
 def _deciles(summary: ComparisonSummary, plan: PlannedFigure) -> Figure:

@@ -15,9 +15,26 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Colours that stay apart for colour-blind readers; shapes say the same.
-BETTER, WORSE, UNCLEAR, LINE = "#1f6fb4", "#c8501e", "#6d7480", "#222222"
-GRID, REST = "#e3e6ea", "#b9bec6"
+from evoray.report.summary import Interval
+
+#: Colour, marker and fill.
+Look = tuple[str, str, str]
+
+#: A colour has one role and a role has one colour: a page that shows a plot in the dark puts others in their places.
+SURFACE, LINE, TICK, AXIS, GRID, REST = "#ffffff", "#222222", "#444b55", "#9aa1ab", "#e3e6ea", "#b9bec6"
+#: They stay apart for colour-blind readers; shapes say the same.
+BETTER, WORSE, UNCLEAR = "#1f6fb4", "#c8501e", "#6d7480"
+#: Dark enough for text in ON_MARK; they come again after ten, the numbers on them do not.
+MARKS = (
+    *(BETTER, WORSE, "#2f8a4c", "#7b4fa3", "#a3343c"),
+    *("#5b6b7a", "#9a6b00", "#0b7c86", "#b0407f", "#3f4ea8"),
+)
+ON_MARK = "#fffffe"
+#: Areas side by side; Paul Tol's "muted" set, made for colour-blind readers.
+AREAS = (
+    *("#332288", "#88ccee", "#44aa99", "#117733", "#999933"),
+    *("#ddcc77", "#cc6677", "#882255", "#aa4499"),
+)
 
 _LONGEST_LABEL = 28
 _HANDLE_WIDTH, _LETTER_WIDTH, _TITLE_LETTER_WIDTH = 0.6, 0.085, 0.115  # inches; letters rather too wide than cut off
@@ -31,12 +48,15 @@ _STYLE: dict[Any, Any] = {
     "axes.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#9aa1ab",
+    "text.color": LINE,
+    "axes.labelcolor": LINE,
+    "axes.edgecolor": AXIS,
     "axes.axisbelow": True,
-    "xtick.color": "#444b55",
-    "ytick.color": "#444b55",
+    "xtick.color": TICK,
+    "ytick.color": TICK,
     "legend.frameon": False,
-    "figure.facecolor": "white",
+    "axes.facecolor": SURFACE,
+    "figure.facecolor": SURFACE,
 }
 
 
@@ -71,6 +91,13 @@ def names_down(axes: Axes, names: Sequence[str], *, show: bool = True) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelleft=show)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
+
+
+def interval_mark(axes: Axes, row: int, value: Interval, look: Look) -> None:
+    """A value with its interval, on the line of this row."""
+    colour, marker, fill = look
+    axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, solid_capstyle="round")
+    axes.plot([value.value], [row], marker, color=colour, markerfacecolor=fill, markersize=6, markeredgewidth=1.3)
 
 
 def headline(figure: Figure, text: str, budget: str | None, reference: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.types import Strict
 
 from evoray.report.document import Document
+from evoray.report.evidence import Curve, Example, FeatureMap, Manifest, SetAside
 
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 Count = Annotated[int, Strict()]
@@ -68,6 +70,7 @@ class PathPoint:
     lam: float  # lambda, the weight of the diversity energy
     r: float  # eps over the standard deviation of the cost
     transport_cost: float
+    vendi: float | None = None  # effective number of different rows among its picks, in the diversity space
     validate_loss: float | None = None  # of the model that was trained on it, where it was tried
     chosen: bool = False
 
@@ -161,6 +164,14 @@ class RunSummary(Document):
     quarantine: Mapping[str, Count]  # rows by reason
     timings: Mapping[str, float]  # seconds by stage
     versions: Mapping[str, str]
+    # What earlier versions did not write.
+    feature_map: FeatureMap | None = None
+    examples: tuple[Example, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()  # some rows of each reason in `quarantine`
+    curves: tuple[Curve, ...] = ()
+    train_seconds: Mapping[str, float] = field(default_factory=dict)  # by the name of the arm
+    config: str | None = None  # as resolved, YAML
+    manifest: Manifest | None = None
 
     def arm(self, name: str) -> Arm | None:
         """The arm of this name, or None."""

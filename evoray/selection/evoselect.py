@@ -208,7 +208,8 @@ def _start(setting: _Setting, eps: float) -> Potentials:
 
 
 def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> PathPoint:
-    cost = None
+    """What a descent came to: how well its picks align with held-out rows, and how diverse they are."""
+    cost = vendi = None
     if setting.validate_MD is not None:
         solved = solve_picked(
             setting.shards,
@@ -221,8 +222,10 @@ def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> 
             max_iterations=setting.params.max_iterations,
         )
         (plan_cost,) = setting.shards.reduce("transport_cost", PICKED, solved.g_M, solved.eps)
+        setting.shards.call("prepare_diversity", PICKED, setting.map_DP)
+        (second_PP,) = setting.shards.reduce("moment", PICKED, "second")
         setting.shards.call("close", PICKED)
-        cost = float(plan_cost[0])
+        cost, vendi = float(plan_cost[0]), vendi_score(second_PP)
     return PathPoint(
         lam=lam,
         r=r,
@@ -231,6 +234,7 @@ def _point(setting: _Setting, lam: float, r: float | None, descent: Descent) -> 
         gap=descent.gap,
         marginal_error=descent.potentials.marginal_error,
         converged=descent.potentials.converged,
+        vendi=vendi,
     )
 
 

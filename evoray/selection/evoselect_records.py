@@ -84,6 +84,7 @@ class PathPoint:
     gap: float  # Frank-Wolfe gap at the end, cost units
     marginal_error: float
     converged: bool
+    vendi: float | None = None  # of the picks, in the diversity space; None without held-out rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from pydantic import Field
 
 from evoray.alignment.reduction import Array
 from evoray.selection.density import densities
-from evoray.selection.neighbours import Floats, Neighbours, Numbers, nearest
+from evoray.selection.neighbours import Floats, Neighbours, Numbers, nearest, tenth_of_usable
 from evoray.selection.picks import random_key
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import with_nearest
@@ -56,7 +56,7 @@ class KnnKde(Selector):
         """The rows of the largest mass, or rows drawn by it."""
         goal = request.target
         weights_M = target_weights(goal.weights_M, len(goal.align_MD))
-        tenth = max(1, sum(count for _, count in shards.call("counts")) // 10)
+        tenth = tenth_of_usable(shards)
         found = nearest(shards, goal.align_MD, min(self.neighbours, tenth), request.rows)
         cap = min(self.density_neighbours, tenth)
         density_U = densities(

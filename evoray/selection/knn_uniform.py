@@ -7,7 +7,9 @@ With distances d = 1 - S ascending over a target row's list, and target weights 
     alpha / C * sum_j b_j sum_{l <= k} (d_{j, k+1} - d_{j, l}) >= 1 - alpha
 
 or the length of the lists, if no smaller one has it. Target row j gives b_j / k to each of its k nearest, and rows are
-ranked by what they get from all. Lists hold the `neighbours` nearest rows at most.
+ranked by what they get from all. Lists hold the `neighbours` nearest rows, or a tenth of the usable rows if that is
+fewer, as in the authors' code: with alpha as small as this they are used to their end, and a list of the whole pool
+would say nothing of the target.
 
 Ours, where the source draws from the masses: rows are ranked. If fewer rows than are wanted have mass, k goes on
 growing until enough have, over longer lists if need be; so few target rows with a small k may leave ties, and those go
@@ -22,7 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from evoray.alignment.reduction import Array
-from evoray.selection.neighbours import Neighbours, Numbers, nearest
+from evoray.selection.neighbours import Neighbours, Numbers, nearest, tenth_of_usable
 from evoray.selection.protocol import Shards
 from evoray.selection.ranking import with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
@@ -36,14 +38,15 @@ class KnnUniform(Selector):
 
     alpha: float = Field(0.01, gt=0.0, lt=1.0)  # weight of the distance to the target; the rest is for spreading
     scale: float = Field(5.0, gt=0.0)  # C, in units of d
-    neighbours: int = Field(5000, ge=1)  # of each target row, at most
+    neighbours: int = Field(5000, ge=1)  # of each target row, at most, and at most a tenth of the usable rows
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows of the largest mass."""
         goal = request.target
         weights_M = target_weights(goal.weights_M, len(goal.align_MD))
-        found = nearest(shards, goal.align_MD, self.neighbours, request.rows)
-        limit = min(self.neighbours, found.number_ML.shape[1])
+        longest = min(self.neighbours, tenth_of_usable(shards))
+        found = nearest(shards, goal.align_MD, longest, request.rows)
+        limit = min(longest, found.number_ML.shape[1])
         cost_M = weights_M @ (1.0 - found.similarity_ML[:, :limit].astype(np.float64))
         settled = stopping_k(cost_M, self.alpha, self.scale)
         k = max(settled, covering_k(found, request.rows))

@@ -44,6 +44,12 @@ class Neighbours:
         return picks_of((self.ids[number], int(self.tile_U[number]), int(self.row_U[number])) for number in numbers)
 
 
+def tenth_of_usable(shards: Shards) -> int:
+    """A tenth of the usable rows, at least 1: what the authors of TSDS let a list be long."""
+    usable: int = sum(count for _, count in shards.call("counts"))
+    return max(1, usable // 10)
+
+
 def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbours:
     """Lists of `length` usable rows for each target row, or of all of them; longer ones, doubled, where they hold
     fewer than `rows` rows together. Raises SelectionError where so many are not usable.

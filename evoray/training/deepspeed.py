@@ -28,8 +28,8 @@ from evoray.training.order import batches, learning_rate_factor
 from evoray.training.passes import Layout, Rank, passes
 from evoray.training.zero import Model, SampleLoss, restore, save_trained, set_rate, start_engine
 
-#: Called with the number of steps done and what was measured in the last one.
-OnStep = Callable[[int, Mapping[str, float]], None]
+#: Called with the number of steps done, what was measured in the last one, and its rows and tokens over all ranks.
+OnStep = Callable[[int, Mapping[str, float], int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class _Loop:
             "gradient_norm": float(self.engine.get_global_grad_norm() or 0.0),
             "tokens_per_second": tokens / max(time.monotonic() - started, 1e-9),
         }
-        self.on_step(step + 1, measured)
+        self.on_step(step + 1, measured, len(indices), tokens)
 
     def _batch(self, samples: Sequence[Encoded], rows: Sequence[int]) -> Batch:
         return self.plan.layout.batch([samples[index] for index in rows]).to(self.device)
@@ -159,7 +159,7 @@ class _Loop:
         loss = self._validate_loss()
         if not math.isfinite(loss):
             raise self.diverged(f"a validate loss of {loss} after step {step}")
-        self.on_step(step, {"validate_loss": loss})
+        self.on_step(step, {"validate_loss": loss}, 0, 0)
         best = self.progress.best_loss
         if best is not None and not loss < best:
             self.progress = replace(self.progress, worse=self.progress.worse + 1)

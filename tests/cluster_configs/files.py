@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft7Validator
 
+from tests.pages import shell_lines
 from tests.source_tree import ROOT
 
 FOLDER = ROOT / "cluster_configs"
@@ -45,9 +46,7 @@ def launcher_config(cloud: str) -> dict[str, Any]:
 
 def shell(name: str) -> list[str]:
     """The commands of README.md or another file of the folder, a line each, as a shell would join them."""
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return shell_lines((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def misspelt(document: Mapping[str, Any], path: str) -> dict[str, Any]:

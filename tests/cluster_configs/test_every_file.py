@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
 from evoray.config_file import load_config
@@ -24,6 +22,7 @@ from tests.cluster_configs.files import (
     strings,
 )
 from tests.cluster_configs.test_kubernetes import RAY_RESOURCES, all_objects, cluster_spec
+from tests.pages import MACHINE, unknown_to_ray
 from tests.source_tree import ROOT
 
 clouds = pytest.mark.parametrize("cloud", LAUNCHED)
@@ -146,20 +145,6 @@ def test_the_job_of_the_readme_is_one_that_evoray_takes() -> None:
     assert (loaded.out, loaded.cluster.workers, loaded.cluster.gpus_per_worker) == (out, 4, 1)
 
 
-@cache
-def _ray() -> click.Group:
-    from ray.scripts.scripts import cli
-
-    group: click.Group = cli
-    return group
-
-
-def _without_shell(words: Sequence[str]) -> list[str]:
-    """The words up to what a shell takes for itself."""
-    ends = [index for index, word in enumerate(words) if word in ("&&", ";", "|", ">", "--")]
-    return list(words[: min(ends, default=len(words))])
-
-
 def ray_commands() -> Iterator[tuple[str, str]]:
     """Where a command `ray ...` stands, and it."""
     for line in shell("README.md"):
@@ -169,18 +154,6 @@ def ray_commands() -> Iterator[tuple[str, str]]:
         config = launcher_config(cloud)
         for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
             yield f"{cloud}.yaml", command
-
-
-def unknown_to_ray(line: str) -> list[str]:
-    """Words of a command that Ray's own command line does not know: a command, or its options."""
-    words = _without_shell(shlex.split(line, comments=True))[1:]
-    command: click.Command = _ray()
-    while isinstance(command, click.Group):
-        if not words or words[0] not in command.commands:
-            return words[:1]
-        command = command.commands[words.pop(0)]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    return [word for word in words if word.startswith("-") and word.partition("=")[0] not in known]
 
 
 def test_ray_has_every_command_and_option() -> None:
@@ -202,8 +175,7 @@ def test_a_cluster_by_hand_has_a_token_too() -> None:
 
 
 def test_no_file_names_a_machine_or_person() -> None:
-    found = re.compile(r"/(?:work|root|tmp/(?!ray))\b|/home/(?!evoray\b)\w+|\b10\.\d+\.\d+\.\d+(?!/20)\b")
-    assert {path.name: found.findall(path.read_text(encoding="utf-8")) for path in every_file()} == {
+    assert {path.name: MACHINE.findall(path.read_text(encoding="utf-8")) for path in every_file()} == {
         path.name: [] for path in every_file()
     }
 

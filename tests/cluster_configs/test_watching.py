@@ -14,12 +14,13 @@ import pytest
 import ray.dashboard.modules.metrics.dashboards as rays_dashboards
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
+from evoray.engine import metrics
 from tests.cluster_configs.files import FOLDER, documents, mappings
 from tests.cluster_configs.test_kubernetes import RAY_RESOURCES, cluster_spec
 
 #: evoray's own, as ray.util.metrics exports them: under ray_, counters with _total.
-COUNTERS = {f"ray_evoray_{name}_total" for name in ("rows", "tokens", "units", "quarantined_rows", "reduced_bytes")}
-GAUGES = {f"ray_evoray_{name}" for name in ("sinkhorn_error", "mfu", "training_loss")}
+COUNTERS = {f"ray_{name}_total" for name in metrics.COUNTERS}
+GAUGES = {f"ray_{name}" for name in metrics.GAUGES}
 
 _METRIC = re.compile(r"\b(?:ray|autoscaler)_[a-z0-9_]+")
 

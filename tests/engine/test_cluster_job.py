@@ -16,6 +16,7 @@ from tests.conftest import FinishedRun
 from tests.local_cluster import RAY, Cluster, local_cluster
 from tests.source_tree import ROOT
 from tests.tiny_run import write_run_config
+from tests.tiny_task import write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -49,6 +50,18 @@ def test_a_submitted_job_selects_the_rows_of_the_embedded_run(
     name = Path("rounds") / "0001" / "selected.parquet"
     chosen = pq.read_table(out / name)["id"].to_pylist()
     assert chosen == pq.read_table(finished_run.out / name)["id"].to_pylist()
+
+
+def test_a_stage_alone_is_a_job_of_the_project_s_folder(cluster: Cluster, tiny_model_dir: Path, tmp_path: Path) -> None:
+    task, out = write_task(tmp_path / "task"), tmp_path / "features"
+    submit = [
+        RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", str(ROOT), "--",
+        "python", "jobs/run_stage.py", "featurize", "--pool", str(task / "pool.jsonl"), "--model", str(tiny_model_dir),
+        "--out", str(out), "--representation", "hidden_mean", "--set", "cluster.workers=1",
+    ]  # fmt: skip
+    done = subprocess.run(submit, env=cluster.environment, capture_output=True, text=True, timeout=_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"rows": 60' in done.stdout
 
 
 def test_a_client_without_the_token_is_refused(cluster: Cluster) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evoray.cli import run_program
 from evoray.engine.events import Events
 from evoray.errors import ConfigError, StageError
+from evoray.program import run_program, typed
 from evoray.storage import Storage
 
 
@@ -19,13 +19,15 @@ def test_every_line_says_where_it_belongs(tmp_path: Path) -> None:
     later = events.about(round=2)
     with later.stage("featurise", 3, parts=3) as stage:
         stage.report("unit failed", unit=7)
+        for rows in (2, 3):
+            stage.count(rows=rows)
     events.write("over")
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert all(line.pop("time") > 0 for line in lines)
     assert lines[0] == {"event": "unit failed", "run": "here", "round": 2, "stage": "featurise", "unit": 7}
     assert lines[1].pop("seconds") >= 0
     assert lines[1] == {
-        "event": "stage", "run": "here", "round": 2, "stage": "featurise", "finished": True, "parts": 3,
+        "event": "stage", "run": "here", "round": 2, "stage": "featurise", "finished": True, "parts": 3, "rows": 5,
     }  # fmt: skip
     assert lines[2] == {"event": "over", "run": "here"}
 
@@ -57,6 +59,12 @@ def test_a_failure_shows_the_command_that_goes_on(
         run_program(fails)
     assert ended.value.code == 1
     assert f"to go on from here: {command}\n" in capsys.readouterr().err
+
+
+def test_a_job_shows_the_command_that_submitted_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evoray/driver.py", "run", "submitted.yaml"])
+    monkeypatch.setenv("EVORAY_COMMAND", "evoray submit mine.yaml")
+    assert typed() == "evoray submit mine.yaml"
 
 
 def test_a_mistake_in_the_input_is_to_be_corrected_first(capsys: pytest.CaptureFixture[str]) -> None:

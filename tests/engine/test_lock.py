@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from evoray.engine.lock import KEY, run_lock
+from evoray.engine.lock import ENDED, KEY, LOST, SUBMISSION, run_lock
 from evoray.errors import LockError
 from evoray.storage import Storage
 
@@ -89,6 +90,65 @@ def test_a_lock_of_another_host_is_never_taken_over(tmp_path: Path) -> None:
     Storage(tmp_path).write_json(KEY, {"host": "elsewhere", "pid": 1, "started": 0.0, "taken": 0.0, "token": "t"})
     with pytest.raises(LockError, match="elsewhere"), run_lock(Storage(tmp_path)):
         pass
+
+
+def of_a_submission(folder: Path, cluster: str) -> None:
+    """A lock of a driver elsewhere that was submitted as `first`."""
+    holder = {"host": "elsewhere", "pid": 1, "started": 0.0, "taken": 0.0, "submission": "first", "cluster": cluster}
+    Storage(folder).write_json(KEY, {**holder, "token": uuid.uuid4().hex})
+
+
+def can_be_taken(folder: Path) -> bool:
+    try:
+        with run_lock(Storage(folder)):
+            return True
+    except LockError:
+        return False
+
+
+def test_a_lock_of_a_submission_that_ray_calls_ended_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_submission(tmp_path, "elsewhere:6379")
+    assert not can_be_taken(tmp_path)
+    monkeypatch.setenv(ENDED, "another,first-not")
+    assert not can_be_taken(tmp_path)
+    monkeypatch.setenv(ENDED, "another,first")
+    assert can_be_taken(tmp_path)
+
+
+def test_a_lock_of_a_lost_cluster_stands_as_long_as_that_answers_somewhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOST, "first")
+    with socket.create_server(("127.0.0.1", 0)) as old:
+        cluster = f"127.0.0.1:{old.getsockname()[1]}"
+        of_a_submission(tmp_path, cluster)
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        assert not can_be_taken(tmp_path)
+    assert can_be_taken(tmp_path), "nobody answers at the old address"
+    with socket.create_server(("127.0.0.1", 0)) as new:
+        cluster = f"127.0.0.1:{new.getsockname()[1]}"
+        of_a_submission(tmp_path, cluster)
+        monkeypatch.setenv("RAY_ADDRESS", cluster)
+        assert can_be_taken(tmp_path), "the new cluster answers there"
+
+
+def test_a_lock_of_no_submission_is_not_taken_over_on_the_word_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Storage(tmp_path).write_json(KEY, {"host": "elsewhere", "pid": 1, "started": 0.0, "taken": 0.0, "token": "t"})
+    monkeypatch.setenv(ENDED, "")
+    monkeypatch.setenv(LOST, "None,")
+    assert not can_be_taken(tmp_path)
+
+
+def test_a_lock_says_which_submission_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SUBMISSION, "second")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with run_lock(Storage(tmp_path)):
+        held = Storage(tmp_path).read_json(KEY)
+    assert (held["submission"], held["cluster"]) == ("second", "10.0.0.1:6379")
 
 
 def test_a_lock_is_released_when_its_block_fails(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 def run(job: Job, store: UnitStore, session: Session, units: int) -> int:
     """Run units 0 .. units - 1; the steps that the stage showed."""
     steps = Steps()
-    work = Work(units=range(units), factory=job, store=store, quarantine="quarantine/squares")
+    work = Work(stage="square", units=range(units), factory=job, store=store, quarantine="quarantine/squares")
     run_units([work], session, Stage(steps))
     return steps.done
 
@@ -117,8 +117,9 @@ def test_the_last_try_of_a_unit_that_ends_its_workers_is_one_with_less_memory(
 ) -> None:
     job = Job(folder=folder, dies_unless_careful=1)
     work = Work(
-        units=range(3), factory=job, store=store, quarantine="quarantine/squares", careful=replace(job, is_careful=True)
-    )
+        stage="square", units=range(3), factory=job, store=store, quarantine="quarantine/squares",
+        careful=replace(job, is_careful=True),
+    )  # fmt: skip
     run_units([work], replace(ray_session, attempts=3), Stage(Silent()))
     assert squares(store) == {0: 0, 1: 1, 2: 4}
     assert [computations(folder, unit) for unit in range(3)] == [1, 3, 1]
@@ -148,7 +149,8 @@ def test_several_works_share_one_pool_of_actors(tmp_path: Path, ray_session: Ses
         folders.append(tmp_path / name)
         folders[-1].mkdir()
         store = UnitStore(Storage(tmp_path / "run"), f"squares/{name}")
-        works.append(Work(units=(0, 1), factory=Job(folder=folders[-1]), store=store, quarantine=f"quarantine/{name}"))
+        job = Job(folder=folders[-1])
+        works.append(Work(stage=name, units=(0, 1), factory=job, store=store, quarantine=f"quarantine/{name}"))
     works[0].store.commit(0, pa.table({"square": [0]}))
     steps = Steps()
     run_units(works, replace(ray_session, workers=1), Stage(steps))
@@ -163,7 +165,7 @@ def test_a_stage_that_stands_still_ends_and_says_what_it_waited_for(
 ) -> None:
     """The worker is left behind: a run's driver ends now, and its workers with it. Here its actor is killed."""
     with pytest.raises(StageError, match=r"unit-000001 of squares/abc, begun by process (\d+) on") as caught:
-        run(Job(folder=folder, sleeps=1), store, replace(ray_session, workers=2, stall=15.0), 3)
+        run(Job(folder=folder, sleeps=1), store, replace(ray_session, workers=2, stall=30.0), 3)
     assert 0 in squares(store) and 1 not in squares(store)
     process = re.search(r"process (\d+)", str(caught.value))
     assert process is not None

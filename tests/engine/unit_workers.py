@@ -29,6 +29,7 @@ class Job:
     takes: float = 0.0  # seconds of each unit
     never_starts: bool = False
     quarantines: tuple[int, ...] = ()
+    tokens: int = 0  # that each unit says it read
 
     def __call__(self) -> UnitWorker:
         if self.never_starts:
@@ -58,7 +59,8 @@ class _Worker(UnitWorker):
             Quarantined(id=f"row-{unit}", stage="test", reason="odd", detail="d", file="f", row=unit)
             for _ in range(unit in self.job.quarantines)
         ]
-        return UnitResult(table=pa.table({"square": [unit**2]}), facts={"unit": unit}, quarantined=quarantined)
+        facts = {"unit": unit, "tokens": self.job.tokens}
+        return UnitResult(table=pa.table({"square": [unit**2]}), facts=facts, quarantined=quarantined)
 
 
 def computations(folder: Path, unit: int) -> int:

@@ -151,6 +151,15 @@ def test_validate_cost_is_that_of_the_picks_at_the_fixed_eps() -> None:
     assert result.cost_std == pytest.approx(float((1.0 - x @ y[:5].T).std()))
 
 
+def test_each_point_of_the_path_says_how_diverse_its_picks_are() -> None:
+    x, y = pool_and_target(6, 90, 10)
+    result = _select(local(x), y[:6], 12, validate=y[6:], lam="auto", r="auto", steps=12)
+    chosen = next(point for point in result.path if (point.lam, point.r) == (result.lam, result.r))
+    assert chosen.vendi == pytest.approx(vendi_of_kernel(x[_rows(result)]))
+    assert all(point.vendi is not None and 1.0 <= point.vendi <= 12.0 for point in result.path)
+    assert _select(local(x), y, 9).path[0].vendi is None
+
+
 def test_picks_carry_their_facts() -> None:
     x, y = pool_and_target(8, 60, 7)
     result = _select(local(x), y, 9)

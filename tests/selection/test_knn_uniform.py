@@ -32,10 +32,10 @@ def lists_of(x: Array, y: Array) -> tuple[list[list[int]], Array]:
 def oracle(
     x: Array, y: Array, b: Array, rows: int, alpha: float, scale: float, limit: int
 ) -> tuple[list[int], int, Array]:
-    """(picks, k, masses): the definition, in loops."""
+    """(picks, k, masses): the definition, in loops. limit: of the lists, beside a tenth of the rows."""
     lists, similarity = lists_of(x, y)
     distance = [[1.0 - similarity[i, j] for i in order] for j, order in enumerate(lists)]
-    k, limit = 1, min(limit, len(x))
+    k, limit = 1, min(limit, max(1, len(x) // 10))
     while k < limit:
         cost = sum(b[j] * sum(d[k] - d[place] for place in range(k)) for j, d in enumerate(distance))
         if alpha / scale * cost >= 1.0 - alpha:
@@ -51,7 +51,9 @@ def oracle(
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize(("seed", "n", "m", "rows"), [(0, 60, 5, 20), (1, 40, 1, 40), (2, 50, 9, 3), (3, 30, 4, 30)])
+@pytest.mark.parametrize(
+    ("seed", "n", "m", "rows"), [(0, 160, 5, 20), (1, 140, 1, 140), (2, 150, 9, 3), (3, 30, 4, 30), (4, 6, 3, 2)]
+)
 @pytest.mark.parametrize(("alpha", "limit"), [(0.01, 5000), (0.9, 5000), (0.01, 6)])
 def test_picks_are_those_of_the_definition(
     exact: bool, seed: int, n: int, m: int, rows: int, alpha: float, limit: int
@@ -105,11 +107,19 @@ def test_excluded_rows_are_in_no_list() -> None:
 
 
 def test_what_ended_the_growth_is_told() -> None:
-    x, y = pool_and_target(5, 60, 4)
+    x, y = pool_and_target(5, 200, 4)
     shards = local(x)
     assert chosen(shards, y, 5, KnnUniform(alpha=0.2, scale=0.1)).facts["stopped_by"] == "cost"
     assert chosen(shards, y, 5, KnnUniform(neighbours=9)).facts["stopped_by"] == "neighbours"
-    assert chosen(shards, y, 60, KnnUniform(neighbours=9)).facts["stopped_by"] == "rows"
+    assert chosen(shards, y, 200, KnnUniform(neighbours=9)).facts["stopped_by"] == "rows"
+
+
+def test_of_a_small_pool_a_target_row_sees_a_tenth_and_what_is_chosen_depends_on_it() -> None:
+    x, y = pool_and_target(6, 300, 2)
+    shards = local(x)
+    found = [chosen(shards, y[place : place + 1], 10, KnnUniform()) for place in (0, 1)]
+    assert [one.facts["k"] for one in found] == [30, 30]
+    assert {pick.id for pick in found[0].picks} != {pick.id for pick in found[1].picks}
 
 
 @settings(max_examples=25, deadline=None)
