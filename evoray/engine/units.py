@@ -62,7 +62,7 @@ class UnitWorker(ABC):
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
 _COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
-_SECONDS = "worker_seconds"  # of a unit, in the worker that computed it, without its start
+_SECONDS = "worker_seconds"  # of a unit, in its worker; of the first one with the models that it loads for it
 _NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
