@@ -98,8 +98,12 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     stage.advance(sum(len(work.units) for work in works) - len(pending))
     if pending:
         _run_pending(works, pending, session, stage)
+    clear_marks(works)
+
+
+def clear_marks(works: Sequence[Work]) -> None:
+    """Delete the marks of tries at works whose units are all committed, those of starts that were killed too."""
     for work in works:
-        # Those of starts that were killed too: every unit is committed, so that nobody counts its attempts any more.
         for key in list(work.store.storage.keys(work.store.prefix)):
             if key.startswith(f"{work.store.prefix}/{_ATTEMPT}"):
                 work.store.storage.delete(key)
