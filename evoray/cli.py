@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from evoray.cli_output import display, keep_facts, show_facts, show_run
 from evoray.cli_settings import kept_in, option, run_config, sections
 from evoray.config import SELECTORS
-from evoray.errors import ConfigError
 from evoray.program import run_program, typed
-
-if TYPE_CHECKING:
-    from evoray.pipeline import RunResult
 
 _DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
 
@@ -55,9 +51,8 @@ def demo(
     from evoray.demo.job import demo_config
     from evoray.pipeline import run as run_loop
 
-    display = _display()
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    _show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+    show_run(run_loop(demo_config(Path(out), small=small), display=display(), anew=anew, command=command))
 
 
 @app.command()
@@ -73,7 +68,7 @@ def run(
     from evoray.pipeline import run as run_loop
 
     loaded = run_config(config, address, overrides, out, seed)
-    _show_result(run_loop(loaded, display=_display(), anew=anew, command=typed()))
+    show_run(run_loop(loaded, display=display(), anew=anew, command=typed()))
 
 
 @app.command()
@@ -89,7 +84,7 @@ def plan(
     from evoray.report.cost_tables import plan_tables
 
     loaded = run_config(config, address, overrides, out, None)
-    Console().print(*plan_tables(predict(loaded, rows=rows, display=_display())), sep="\n\n")
+    Console().print(*plan_tables(predict(loaded, rows=rows, display=display())), sep="\n\n")
 
 
 @app.command()
@@ -123,8 +118,8 @@ def generate(
     """Have a model write candidates for a task; what was answered is never asked again."""
     from evoray.generating import generate as write_candidates
 
-    found = write_candidates(run_config(config, address, overrides, out, seed), display=_display())
-    _print({"candidates": found.path, "rows": found.rows, **found.facts})
+    found = write_candidates(run_config(config, address, overrides, out, seed), display=display())
+    show_facts({"candidates": found.path, "rows": found.rows, **found.facts})
 
 
 @app.command()
@@ -148,9 +143,9 @@ def featurize(
     )
     result = compute(
         pool, model, out, adapter=adapter, features=settings.features, lora=settings.lora, reading=settings.reading,
-        seed=seed, cluster=settings.cluster, display=_display(),
+        seed=seed, cluster=settings.cluster, display=display(),
     )  # fmt: skip
-    _print({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
+    show_facts({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
 
 
 @app.command()
@@ -178,15 +173,17 @@ def select(
     """Choose K rows of a pool for a target; writes OUT/selected.parquet."""
     from evoray.single import select as choose
 
-    chosen = {"k": k, "options": dict(option(text) for text in options or [])}
-    settings = sections(overrides, address, selection={**chosen, **({"selector": selector} if selector else {})})
+    chosen: dict[str, Any] = {"k": k, "options": dict(option(text) for text in options or [])}
+    if selector is not None:
+        chosen["selector"] = selector
+    settings = sections(overrides, address, selection=chosen)
     result = choose(
         pool, target, model, settings.selection.k, out, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
-        selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
+        selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=display(),
     )  # fmt: skip
     shown = {key: result.facts[key] for key in ("selector", "usable", "lambda", "r") if key in result.facts}
-    _print({"selected": result.path, "rows": len(result.ids), **shown})
+    show_facts({"selected": result.path, "rows": len(result.ids), **shown})
 
 
 @app.command()
@@ -208,9 +205,9 @@ def score(
     settings = sections(overrides, address)
     result = extend(
         potentials, pool, out, features_path=features, reading=settings.reading, cluster=settings.cluster,
-        display=_display(),
+        display=display(),
     )  # fmt: skip
-    _print({"scores": result.path, "rows": result.rows, "quarantined": result.quarantined})
+    show_facts({"scores": result.path, "rows": result.rows, "quarantined": result.quarantined})
 
 
 @app.command()
@@ -233,9 +230,9 @@ def train(
     result = fine_tune(
         data, model, out, adapter=adapter, target=target, training=settings.training, lora=settings.lora,
         reading=settings.reading, max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster,
-        display=_display(),
+        display=display(),
     )  # fmt: skip
-    _print({Path(result.path).name: result.path, **result.facts})
+    show_facts({Path(result.path).name: result.path, **result.facts})
 
 
 @app.command()
@@ -265,7 +262,7 @@ def evaluate(
     settings = sections(overrides, address)
     common: dict[str, Any] = {
         "split": split, "evaluation": settings.evaluation, "max_tokens": settings.features.max_tokens, "seed": seed,
-        "cluster": settings.cluster, "display": _display(),
+        "cluster": settings.cluster, "display": display(),
     }  # fmt: skip
     facts: dict[str, Any]
     with kept_in(scores) as folder:
@@ -281,7 +278,7 @@ def evaluate(
             )  # fmt: skip
             facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
             facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
-    _result({"target": target, "split": split, **facts}, out)
+    keep_facts({"target": target, "split": split, **facts}, out)
 
 
 @app.command()
@@ -296,7 +293,7 @@ def compare(
     from evoray.comparison_config import load_comparison
 
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
-    result = run_comparison(load_comparison(config, settings, out=out), display=_display())
+    result = run_comparison(load_comparison(config, settings, out=out), display=display())
     typer.echo(result.headline)
     typer.echo(f"Results: {result.out} (report.html, report.md, cells.jsonl)")
 
@@ -317,10 +314,10 @@ def export(
 
     if form == "model":
         merged = export_model(source, out, model=model)
-        _print({"exported": merged.path, "model": merged.model, "trained": merged.trained})
+        show_facts({"exported": merged.path, "model": merged.model, "trained": merged.trained})
         return
     result = write(source, out, form=form, rounds=rounds)
-    _print({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
+    show_facts({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
 
 
 @app.command()
@@ -341,7 +338,7 @@ def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a ru
     """What is done of a run, and who drives it."""
     from evoray.pipeline import status as look
 
-    _print(dict(look(run_dir)))
+    show_facts(dict(look(run_dir)))
 
 
 @app.command()
@@ -356,38 +353,6 @@ def doctor(
     show(findings, Console(soft_wrap=True, highlight=False))
     if any(one.status == "FAIL" for one in findings):
         raise typer.Exit(1)
-
-
-def _result(facts: dict[str, Any], out: Path | None) -> None:
-    """Print a result and write it: printed first, since what was measured is not lost where the file fails."""
-    _print(facts)
-    if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--out {out}: {error}", "a file that can be written", "choose another path") from error
-
-
-def _display() -> Any:
-    from evoray.report.display import Display
-
-    return Display(Console(stderr=True))
-
-
-def _print(facts: dict[str, Any]) -> None:
-    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-
-
-def _show_result(result: RunResult) -> None:
-    """Print the final table of a run and where its results are."""
-    from evoray.report.markdown import verdict
-    from evoray.report.table import result_rows, rich_table
-
-    console = Console()
-    console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
-    console.print(verdict(result.summary))
-    console.print(f"Results: {result.out} (report.html, report.md, rounds/, best/)", soft_wrap=True)
 
 
 def main() -> None:

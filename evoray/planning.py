@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 from evoray.config import RunConfig
 from evoray.engine.events import Display, Silent, logged
-from evoray.engine.extrapolation import Growth, Rehearsed, by_kind, on_a_line
+from evoray.engine.extrapolation import Growth, Rehearsed, by_kind, selection_peak_mb, selection_seconds
+from evoray.engine.lock import run_lock
 from evoray.engine.rehearsal import RUN, Drawn, Rehearsal, draw, picks_of, rehearsed_config
-from evoray.engine.rundir import PLAN, identity_of
-from evoray.engine.selectors import with_representation
+from evoray.engine.rundir import PLAN, REHEARSAL, identity_of
+from evoray.engine.selectors import is_featured, with_representation
 from evoray.engine.session import Session, session
+from evoray.engine.shards import units_per_tile
+from evoray.engine.trackers import untracked
 from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.report.costs import KINDS, Forecast, MachinePrice, StageCost
 from evoray.storage import Storage
 
-_REHEARSAL = "rehearsal"  # in the run directory, until the plan is made
+#: Where what a kind of stage leaves lies in a run directory; of rounds, beside what was chosen.
+_KEPT = {
+    "read": ("pool",),
+    "warm up": ("warmup",),
+    "featurise": ("features", "known"),
+    "evaluate": ("scores",),
+    "train": ("rounds", "best"),
+}
 
 
 def plan(config: RunConfig, *, rows: int = 256, display: Display | None = None) -> Forecast:
     """Predict time, storage, memory and price of a run, from a rehearsal on `rows` rows of its pool.
 
     The plan is kept in the run directory, whose report then sets it beside what the run took. The rehearsal runs where
-    the run will: on the cluster of the config, with as many workers. Raises ConfigError for a config that it cannot
-    predict, and what `run` raises.
+    the run will: on the cluster of the config, with as many workers. It scores a few rows of each split of the target,
+    test rows among them, and keeps nothing of what it learnt. Raises ConfigError for a config that it cannot predict,
+    LockError while another process works in the run directory, and what `run` raises.
     """
     pool = _checked_pool(config)
     config = config.model_copy(update={"features": with_representation(config.features, config.selection)})
     display = display or Silent()
     storage = Storage(config.out)
     started = time.monotonic()
-    with session(config.cluster) as workers:
-        storage.clear(_REHEARSAL)  # of a call that was interrupted
-        place = storage.child(_REHEARSAL)
+    with run_lock(storage), session(config.cluster) as workers, untracked():
+        storage.clear(REHEARSAL)  # of a call that was killed
+        place = storage.child(REHEARSAL)
         display.note(f"rehearsing on {rows} rows of the pool in {place.uri}")
-        drawn = draw(config, pool, rows, place)
-        rehearsal, k = _rehearse(config, drawn, place, workers, display)
-        found = _forecast(config, rehearsal, workers, k, time.monotonic() - started)
-        storage.clear(_REHEARSAL)
-    storage.write_json(PLAN, found.to_json(), sort_keys=False)
+        try:
+            drawn = draw(config, pool, rows, place)
+            rehearsal, k = _rehearse(config, drawn, place, workers, display)
+            found = _forecast(config, rehearsal, workers, k, started)
+        finally:
+            storage.clear(REHEARSAL)
+        storage.write_json(PLAN, found.to_json(), sort_keys=False)
     return found
 
 
@@ -62,21 +76,21 @@ def _rehearse(
 ) -> tuple[Rehearsal, int]:
     """Run the rehearsal; and how many rows a round of the run will choose."""
     small = rehearsed_config(config, drawn, place, workers.workers)
-    run(small, display=display)
     rehearsal = Rehearsal(config=small, storage=place.child(RUN), drawn=drawn)
+    rehearsal.check(config)
+    run(small, display=display)
     rows, _ = rehearsal.rows("pool")
     return rehearsal, picks_of(config, rows, rehearsal.mean_tokens())
 
 
-def _forecast(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int, seconds: float) -> Forecast:
-    growth = _growth(config, rehearsal, workers, k)
+def _forecast(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int, started: float) -> Forecast:
     stages = [Rehearsed.of(event) for event in logged(rehearsal.storage) if event["event"] == "stage"]
+    growth = _growth(config, rehearsal, workers, k)
     costs = by_kind(stages, growth)
+    costs["read"] = (_reading(costs["read"][0], rehearsal, growth), costs["read"][1])
     costs["select"] = _selection(config, rehearsal, workers, k, stages)
     rows, drawn = rehearsal.rows("pool")
-    sizes = {"read": "pool", "featurise": "features"}
-    kept = {kind: round(rehearsal.storage.size(prefix) * rows / drawn) for kind, prefix in sizes.items()}
-    kept["train"] = round(rehearsal.storage.size("rounds") * config.rounds / rehearsal.config.rounds)
+    kept = _kept(config, rehearsal, growth)
     through = {"read": rehearsal.drawn.pool_rows, "featurise": rows, "select": rows, "train": k * config.rounds}
     costs_of = [
         StageCost(
@@ -91,28 +105,36 @@ def _forecast(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int,
         workers=workers.workers,
         pool_rows=rehearsal.drawn.pool_rows,
         rehearsed_rows=drawn,
-        rehearsal_seconds=seconds,
+        rehearsal_seconds=time.monotonic() - started,
         stages=tuple(costs_of),
-        prices=tuple(_prices(config, workers.workers, total)),
+        prices=tuple(_prices(config, max(workers.workers, config.training.workers), total)),
     )
 
 
 def _growth(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int) -> Growth:
-    _, drawn = rehearsal.rows("pool")
+    rows, drawn = rehearsal.rows("pool")
     small = rehearsal.config
-    models = [1 + one.rounds * (2 if one.evaluation.control else 1) for one in (config, small)]
-    splits = {split: all_rows / some for split, (all_rows, some) in rehearsal.drawn.splits.items()}
-    if "test" in splits:
-        splits["test"] *= models[0] / models[1]
-    chosen = picks_of(small, drawn, rehearsal.mean_tokens())
+    arms = 2 if config.evaluation.control and is_featured(config.selection) else 1
+    asked = config.features.warmup.rows
     return Growth(
         read=rehearsal.drawn.pool_rows / rehearsal.drawn.drawn_rows,
+        warm_up=min(asked, rows) / min(asked, drawn),
         featurise=rehearsal.tokens(),
-        train=k / chosen,
-        evaluate=splits,
+        train=k / picks_of(small, drawn, rehearsal.mean_tokens()),
+        evaluate={split: all_rows / some for split, (all_rows, some) in rehearsal.drawn.splits.items()},
+        tested=(1 + arms * config.rounds) / (1 + arms * small.rounds),
         rounds=config.rounds,
         workers=workers.workers,
+        cumulative=config.training.start_from == "base",
     )
+
+
+def _reading(rehearsed: float, rehearsal: Rehearsal, growth: Growth) -> float:
+    """Seconds of reading the pool. Its own files are read in drawing: those of the rehearsal are others."""
+    drawn = rehearsal.drawn
+    work = drawn.read_seconds / drawn.read_rows * drawn.pool_rows
+    units = math.ceil(drawn.pool_rows / rehearsal.config.reading.unit_rows)
+    return rehearsed + work / max(1, min(growth.workers, units))
 
 
 def _selection(
@@ -120,13 +142,32 @@ def _selection(
 ) -> tuple[float, float | None]:
     """(seconds, peak MB of a shard) of the selections of all rounds."""
     rows, _ = rehearsal.rows("pool")
-    measured = rehearsal.selections(workers, rows, k)
-    if not measured:  # without features: as in the rehearsal
+    units = math.ceil(rows / config.reading.unit_rows)
+    tile_rows = config.reading.unit_rows * units_per_tile(units)
+    shards = min(config.selection.shards or max(2, workers.workers), math.ceil(rows / tile_rows))
+    probes = rehearsal.probes(workers, min(shards, workers.slots or shards), tile_rows, k)
+    if not probes:  # without features: as in the rehearsal
         took = [stage.seconds for stage in stages if stage.name.startswith("align")]
         return config.rounds * sum(took) / max(1, len(took)), None
-    seconds = on_a_line([(size, took) for size, took, _ in measured], rows)
-    peak = on_a_line([(size, peak) for size, _, peak in measured], rows)
-    return config.rounds * seconds, peak
+    each = math.ceil(rows / shards)
+    return config.rounds * selection_seconds(probes, each, k), selection_peak_mb(probes, each, k)
+
+
+def _kept(config: RunConfig, rehearsal: Rehearsal, growth: Growth) -> dict[str, int]:
+    """Bytes that each kind of stage leaves in storage."""
+    rounds = config.rounds / rehearsal.config.rounds
+    rows, drawn = (sum(sizes) for sizes in zip(*(rehearsal.rows(name) for name in rehearsal.sources), strict=True))
+    sizes = {prefix: rehearsal.storage.size(prefix) for kind in _KEPT.values() for prefix in kind}
+    tables = rehearsal.storage.size("rounds", ".parquet")  # of the rows that were chosen; the rest are adapters
+    follows = rounds if config.features.refresh == "each_round" else 1.0
+    found = {
+        "pool": sizes["pool"] * growth.read,
+        "features": sizes["features"] * rows / drawn * follows,
+        "known": sizes["known"] * rows / drawn * follows,
+        "scores": sizes["scores"] * growth.evaluate.get("test", growth.evaluate["validate"]) * growth.tested,
+        "rounds": (tables * growth.train + sizes["rounds"] - tables) * rounds,
+    }
+    return {kind: round(sum(found.get(prefix, sizes[prefix]) for prefix in kept)) for kind, kept in _KEPT.items()}
 
 
 def _prices(config: RunConfig, workers: int, seconds: float) -> list[MachinePrice]:

@@ -8,6 +8,7 @@ from here.
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,12 @@ class Package:
         (folder / CONFIG).write_text(text, encoding="utf-8")
         for name, source in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / name)
+            try:
+                shutil.copyfile(source, folder / name)
+            except OSError as error:
+                raise ConfigError(
+                    f"{source}: {error.strerror}", "a file that can be read, and then travels", "mend its permissions"
+                ) from error
 
     def _take(self, key: tuple[str, ...], base: Path, here: bool) -> None:
         """Have the relative paths at a key travel, and the config name them as they are called in the package."""
@@ -162,9 +168,10 @@ def _files_of(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    for one in sorted(path.iterdir()):
-        if not one.name.startswith(".") and one.name != "__pycache__":
-            yield from _files_of(one)
+    for folder, below, names in os.walk(path):  # which follows no link to a folder
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__pycache__")
+        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if file.is_file())
 
 
 def _modules(folder: Path, top: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from evoray.pipeline import run
 from evoray.planning import plan
 from evoray.report.cost_tables import compared_grid, duration, forecast_grid, price_grid, size
 from evoray.report.costs import Forecast, MachinePrice, StageCost, kind_of
+from tests.conftest import FinishedRun
 from tests.tiny_run import write_run_config
 
 FORECAST = Forecast(
@@ -46,6 +48,7 @@ def test_a_plan_stands_beside_the_run_that_it_is_of(
     costs = {one.kind: one for one in found.stages}
     assert list(costs) == ["prepare models", "read", "warm up", "featurise", "select", "train", "evaluate"]
     assert all(one.seconds > 0 for one in found.stages)
+    assert not (out / "lock.json").exists()
     assert found.pool_rows > found.rehearsed_rows >= 48
     assert costs["train"].rows == 8
     assert 0 < costs["featurise"].peak_mb < 4000  # type: ignore[operator]
@@ -56,11 +59,21 @@ def test_a_plan_stands_beside_the_run_that_it_is_of(
 
     summary = run(config.model_copy(update={"machines": {}})).summary
     assert summary.forecast == found
-    assert "Predicted and taken" in (out / "report.md").read_text()
+    assert "Predicted by evoray plan for 1 workers, and taken" in (out / "report.md").read_text()
     assert "took / predicted" in (out / "report.html").read_text()
     features = sum(file.stat().st_size for file in (out / "features").rglob("*") if file.is_file())
     # Units of a rehearsal are small: each has a file of its own, whose footer weighs as much as rows of 64 numbers.
     assert features <= costs["featurise"].bytes < 3 * features  # type: ignore[operator]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_plan_that_cannot_be_read_ends_no_run(finished_run: FinishedRun, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished_run.out, out)
+    (out / "plan.json").write_text('{"config": 3}')
+    config = load_config(finished_run.config).model_copy(update={"out": str(out)})
+    assert run(config).summary.forecast is None
 
 
 @pytest.mark.parametrize(
@@ -79,8 +92,9 @@ def test_what_a_rehearsal_says_nothing_of_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_prices_in_the_wrong_order_are_refused(task: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
-    path = write_run_config(task, tiny_model_dir, tmp_path / "run", machines={"a": {"hour": [2, 1]}})
+@pytest.mark.parametrize("hour", [[2, 1], [-1, 1], [1, float("inf")]])
+def test_prices_that_are_none_are_refused(hour: list[float], task: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = write_run_config(task, tiny_model_dir, tmp_path / "run", machines={"a": {"hour": hour}})
     with pytest.raises(ConfigError, match="least, most"):
         load_config(path)
     assert yaml.safe_load(path.read_text())["machines"]
@@ -121,7 +135,9 @@ def test_names_of_stages_are_known_by_their_first_word() -> None:
     ]
 
 
-@pytest.mark.parametrize(("amount", "shown"), [(0, "0 B"), (999, "999 B"), (8.2e9, "8.2 GB"), (3e15, "3 PB")])
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(0, "0 B"), (999, "999 B"), (999_999, "1 MB"), (8.2e9, "8.2 GB"), (3e15, "3 PB")]
+)
 def test_bytes(amount: float, shown: str) -> None:
     assert size(amount) == shown
 

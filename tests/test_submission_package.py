@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def test_the_config_the_files_that_it_names_and_modules_of_the_user_travel(folde
     settings = package.settings
     assert settings["pool"] == ["pool/*.jsonl", "up/beyond.jsonl", "s3://b/c"]
     assert (settings["target"], settings["model"], settings["rounds"]) == ("task", "model", 3)
+
+
+def test_what_is_no_file_stays_behind_and_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
+    (folder / "task" / "gone").symlink_to(tmp_path / "nowhere")
+    (folder / "task" / "round").symlink_to(folder / "task")
+    (folder / "pool" / "pipe.jsonl").mkdir()
+    os.mkfifo(folder / "task" / "pipe")
+    package = Package.of(write(folder), [], folder)
+    assert set(package.files) == {"pool/a.jsonl", "pool/b.jsonl", "task/dev.jsonl"}
+    (folder / "task" / "dev.jsonl").unlink()  # as one that another user may read
+    with pytest.raises(ConfigError, match=r"task/dev.jsonl: No such file"):
+        package.write(tmp_path)
 
 
 def test_a_package_is_read_on_the_cluster_as_the_config_was_here(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from evoray.config.features import FeatureConfig, LoraConfig
@@ -40,7 +42,8 @@ class MachineConfig(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> MachineConfig:
-        if not 0 <= self.hour[0] <= self.hour[1]:
+        least, most = self.hour
+        if not 0 <= least <= most < math.inf:
             raise ConfigError(f"hour: {list(self.hour)}", "[least, most], neither below 0", "correct the prices")
         return self
 

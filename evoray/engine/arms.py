@@ -1,7 +1,8 @@
 """The two arms of a round: what was chosen, and beside it random rows of the same tokens for the same steps.
 
-Both are trained in one launch and scored in one: starting processes costs more than a small training. Each has records
-of its own all the same, and what was done before an interruption is not done again.
+Both are trained in one launch and scored in one, since starting processes costs more than a small training; but where
+the choice was trained before, as one of several (`trials`). Each has records of its own all the same, and what was done
+before an interruption is not done again.
 """
 
 from __future__ import annotations

@@ -71,4 +71,4 @@ class _Centrer(UnitWorker):
             for row_id in lost
         ]
         facts = {**commit.facts, "quarantined": int(commit.facts["quarantined"]) + len(lost)}
-        return UnitResult(table=table, facts=facts, quarantined=quarantined)
+        return UnitResult(table=table, facts=facts, quarantined=quarantined, by_model=False)

@@ -100,7 +100,8 @@ def choose_from(shards: Shards, config: SelectionConfig, request: Request) -> Ch
         choice = selector.select(shards, replace(request, k=usable, rows=usable))
     else:
         choice = _within(shards, selector, request, budget, rows, usable)
-    metrics.sinkhorn_error({**choice.facts.get("potentials", {}), **choice.facts}.get("marginal_error"))
+    if ":" not in config.selector:  # facts of a selector of one's own may be anything
+        metrics.sinkhorn_error({**choice.facts.get("potentials", {}), **choice.facts}.get("marginal_error"))
     about = {"selector": config.selector, "usable": usable}
     others = tuple(replace(one, facts={**about, **one.facts}) for one in choice.others)
     return replace(choice, facts={**about, **choice.facts}, others=others)

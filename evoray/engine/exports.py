@@ -88,7 +88,7 @@ def _look(source: str, rounds: int | None) -> tuple[list[str], Origin]:
 def _of_run(storage: Storage, chosen: Sequence[str]) -> Origin:
     config = yaml.safe_load(storage.read(CONFIG).decode())
     return Origin(
-        pool=_names(config["pool"]),
+        pool=None if config["pool"] is None else _names(config["pool"]),
         target=_names(config["target"]),
         model=_names(config["model"]) if Path(config["model"]).is_absolute() else config["model"],
         choices=[storage.read_json(key.replace(SELECTED, "aligned.json")) for key in chosen],

@@ -18,7 +18,7 @@ from evoray.config import EvaluationConfig
 from evoray.engine.proxy import Checkpoint
 from evoray.engine.remote import in_task
 from evoray.engine.site import Site, Source, fingerprint
-from evoray.engine.units import Work, run_units
+from evoray.engine.units import Work, clear_marks, run_units
 from evoray.engine.workers import ScoreJob, TargetRows
 from evoray.errors import TargetError
 from evoray.evaluation.scoring import Scoring
@@ -146,6 +146,8 @@ def score(
         )
     if any(set(work.units) - set(work.store.commits()) for work in works.values()):
         _run(works, models, names, target, site)
+    else:  # no stage is shown for them; a start that was killed after the last unit may have left marks
+        clear_marks(list(works.values()))
     return {name: _read_scores(works[identity]) for name, identity in names.items()}
 
 

@@ -23,6 +23,7 @@ from evoray.engine.selected import chosen_sources, reason_counts, value_counts
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
+from evoray.errors import StorageError
 from evoray.evaluation.intervals import bootstrap_mean, named, paired_difference
 from evoray.pool import find_target
 from evoray.report.costs import Forecast
@@ -328,10 +329,14 @@ def _train_seconds(context: Context, trained: Sequence[tuple[int, str]]) -> dict
 
 
 def _forecast(context: Context) -> Forecast | None:
-    """What was predicted of this config, or None."""
+    """What was predicted of this config, or None. It is advice: one that cannot be read ends no run."""
     if not context.storage.exists(PLAN):
         return None
-    found = Forecast.from_json(context.storage.read_json(PLAN))
+    try:
+        found = Forecast.from_json(context.storage.read_json(PLAN))
+    except (StorageError, TypeError, ValueError) as error:
+        context.site.events.display.note(f"{PLAN} is left out of the report: {error}")
+        return None
     stored = yaml.safe_load(context.storage.read(CONFIG))
     return found if found.config == identity_of(stored) else None
 

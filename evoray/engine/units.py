@@ -41,12 +41,15 @@ class UnitResult:
     facts: Mapping[str, Any]
     quarantined: Sequence[Quarantined] = ()
     flops: float | None = None  # operations of models on its tokens; None: not counted
+    load_seconds: float = 0.0  # of its time, for models that were loaded now
+    by_model: bool = True  # whether its tokens went through a model now
 
     @property
     def tokens(self) -> int:
-        """Those that a model read or wrote for it, as its facts have them; none where it was taken over."""
+        """Those that a model read or wrote for it, as its facts have them; none where that was done before."""
         counted = ("tokens", "prompt_tokens", "completion_tokens")
-        return 0 if "reused" in self.facts else sum(int(self.facts.get(name, 0)) for name in counted)
+        done = not self.by_model or "reused" in self.facts
+        return 0 if done else sum(int(self.facts.get(name, 0)) for name in counted)
 
 
 class UnitWorker(ABC):
@@ -60,9 +63,10 @@ class UnitWorker(ABC):
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
 _COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
-_SECONDS = "worker_seconds"  # of a unit, in the worker that computed it, without its start
+_SECONDS = "worker_seconds"  # of a unit, in its worker, without those that its models took to load
+_LOADS = "load_seconds"  # those
 _PEAK = "peak_mb"  # resident memory of that worker, at its highest so far
-_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS, _PEAK), 0)
+_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS, _LOADS, _PEAK), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -97,8 +101,12 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     stage.advance(sum(len(work.units) for work in works) - len(pending))
     if pending:
         _run_pending(works, pending, session, stage)
+    clear_marks(works)
+
+
+def clear_marks(works: Sequence[Work]) -> None:
+    """Delete the marks of tries at works whose units are all committed, those of starts that were killed too."""
     for work in works:
-        # Those of starts that were killed too: every unit is committed, so that nobody counts its attempts any more.
         for key in list(work.store.storage.keys(work.store.prefix)):
             if key.startswith(f"{work.store.prefix}/{_ATTEMPT}"):
                 work.store.storage.delete(key)
@@ -126,7 +134,7 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
             # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
             counts = {name: int(record[name]) for name in _COUNTS}
             metrics.count(work.stage, units=1, **counts)
-            stage.count(units=1, **counts, **{_SECONDS: float(record[_SECONDS])})
+            stage.count(units=1, **counts, **{name: float(record[name]) for name in (_SECONDS, _LOADS)})
             stage.highest(**{_PEAK: float(record[_PEAK])})
             stage.advance(1)
 
@@ -174,9 +182,10 @@ class _UnitActor:
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
+            begun = time.monotonic()
             worker, started = self._worker(index, careful=1 < attempt == self.attempts), time.monotonic()
             result = worker.compute(unit)
-            metrics.utilised(work.stage, result.flops, time.monotonic() - started)
+            metrics.utilised(work.stage, result.flops, time.monotonic() - started - result.load_seconds)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
@@ -184,7 +193,11 @@ class _UnitActor:
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _NOTHING, _as_evoray_error(error)
         counts = (result.table.num_rows, result.tokens, len(result.quarantined))
-        used = {_SECONDS: time.monotonic() - started, _PEAK: peak_mb()}
+        used = {
+            _SECONDS: time.monotonic() - started - result.load_seconds,
+            _LOADS: started - begun + result.load_seconds,
+            _PEAK: peak_mb(),
+        }
         return {**dict(zip(_COUNTS, counts, strict=True)), **used}, None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:

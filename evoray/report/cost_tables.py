@@ -48,6 +48,12 @@ def price_grid(prices: Sequence[MachinePrice]) -> Grid | None:
     return Grid(header=("machine", "number", "machine-hours", "price"), rows=rows) if rows else None
 
 
+def compared_title(forecast: Forecast | None) -> str:
+    """What the table is called: a run on other workers takes another time."""
+    by = "" if forecast is None else f" by evoray plan for {count(forecast.workers)} workers"
+    return f"Predicted{by}, and taken"
+
+
 def compared_grid(forecast: Forecast | None, timings: Mapping[str, float]) -> Grid | None:
     """What each kind of stage was expected to take, beside what it took."""
     if forecast is None:
@@ -82,7 +88,7 @@ def duration(seconds: float) -> str:
 def size(amount: float) -> str:
     """Bytes in the unit that leaves one to three digits before the point."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000:
+        if round(amount) < 1000:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} PB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evoray.report.cost_tables import compared_grid, duration
+from evoray.report.cost_tables import compared_grid, compared_title, duration
 from evoray.report.markdown import BASE, choice_facts, verdict
 from evoray.report.page import Code, Examples, Fact, Facts, Page, Part, Plots, Prose, Section, Table, render_page
 from evoray.report.run_drawings import (
@@ -168,7 +168,7 @@ def _training(run: RunSummary) -> list[Part]:
 def _cost(run: RunSummary) -> list[Part]:
     """What the run was expected to take, and what it took."""
     return [
-        *_table("What was predicted (evoray plan), and what it took", compared_grid(run.forecast, run.timings)),
+        *_table(compared_title(run.forecast), compared_grid(run.forecast, run.timings)),
         *_table("Seconds of each stage, over all processes that worked on the run", timing_grid(run)),
     ]
 

@@ -18,7 +18,7 @@ from evoray.errors import SelectionError
 from evoray.selection.descent import POOL
 from evoray.selection.evoselect import cost_std
 from evoray.selection.picks import Pick
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.weights import target_weights
 
@@ -37,7 +37,7 @@ class Decile(Selector):
 
     def select(self, shards: Shards, request: Request) -> Choice:
         """The first rows of the part. Raises SelectionError where it is too small."""
-        usable = sum(count for _, count in shards.call("counts"))
+        usable = usable_rows(shards)
         first, last = usable * (self.index - 1) // self.of, usable * self.index // self.of
         if self.index > self.of or request.rows > last - first:
             raise SelectionError(

@@ -30,7 +30,7 @@ from evoray.selection.evoselect_records import Certificate, EvoSelectParams, Evo
 from evoray.selection.journal import Journal, NoJournal
 from evoray.selection.picked import PICKED, pick_records, remember, solve_picked
 from evoray.selection.picks import Pick
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.ranking import with_nearest
 from evoray.selection.shares import Bounds
 from evoray.selection.weights import target_weights
@@ -92,7 +92,7 @@ def evoselect(
     """
     b_M = target_weights(weights_M, len(target_MD))
     _check_start(start_g_M, len(b_M))
-    usable = sum(count for _, count in shards.call("counts"))
+    usable = usable_rows(shards)
     if params.k > usable:
         raise SelectionError(f"k = {params.k} of {usable} usable rows", "k <= usable rows", "lower k or add rows")
     target = np.asarray(target_MD, dtype=np.float64)

@@ -24,7 +24,7 @@ from evoray.diversity.energies import moment_of, vendi_score
 from evoray.errors import SelectionError, SolverError
 from evoray.selection.picked import PICKED
 from evoray.selection.picks import Pick
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.weights import target_weights
 
 #: Entries of the cost matrix that the driver takes: 160 MB, and a few times that in the solver.
@@ -63,7 +63,7 @@ def exact(shards: Shards, target_MD: npt.NDArray[np.floating], weights_M: Array 
     """
     target = np.asarray(target_MD, dtype=np.float64)
     b_M = target_weights(weights_M, len(target))
-    usable = sum(count for _, count in shards.call("counts"))
+    usable = usable_rows(shards)
     _check_size(k, usable, len(target))
     rows, cost_NM = _costs(shards, target)
     plan_NM, g_M = _network_simplex(cost_NM, k * b_M, k)

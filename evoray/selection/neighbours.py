@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from evoray.selection.picks import Pick, picks_of
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.ranking import check_count, target_like
 from evoray.selection.shard import Shard
 
@@ -46,8 +46,7 @@ class Neighbours:
 
 def tenth_of_usable(shards: Shards) -> int:
     """A tenth of the usable rows, at least 1: what the authors of TSDS let a list be long."""
-    usable: int = sum(count for _, count in shards.call("counts"))
-    return max(1, usable // 10)
+    return max(1, usable_rows(shards) // 10)
 
 
 def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbours:
@@ -55,7 +54,7 @@ def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbour
     fewer than `rows` rows together. Raises SelectionError where so many are not usable.
     """
     check_count(shards, rows)
-    usable = sum(count for _, count in shards.call("counts"))
+    usable = usable_rows(shards)
     while True:
         length = min(length, usable)
         found = merged(shards.call("ask", nearest_of_shard, target_MD, length), length)

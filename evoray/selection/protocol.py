@@ -50,3 +50,8 @@ def split_tiles(n_tiles: int, n_shards: int) -> list[range]:
     count = max(1, min(n_shards, n_tiles))
     edges = [n_tiles * shard // count for shard in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(edges)]
+
+
+def usable_rows(shards: Shards) -> int:
+    """How many rows all shards together offer."""
+    return sum(int(usable) for _, usable in shards.call("counts"))

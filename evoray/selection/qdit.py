@@ -34,7 +34,7 @@ from pydantic import Field
 from evoray.alignment.reduction import Array
 from evoray.selection.facility import COMPARED, Offered, Terms, offer, prepare
 from evoray.selection.picks import Place, picks_of
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
@@ -68,7 +68,7 @@ class QDit(Selector):
         """Greedy picks, in the order in which they are made."""
         check_count(shards, request.rows)
         check_column(shards, "quality")
-        usable = sum(count for _, count in shards.call("counts"))
+        usable = usable_rows(shards)
         parts = shards.call("ask", _draw, min(self.references, usable), request.seed)
         drawn = sorted(entry for _, entries in parts for entry in entries)[: self.references]
         low, high = min(span[0] for span, _ in parts), max(span[1] for span, _ in parts)

@@ -16,7 +16,7 @@ import torch
 
 from evoray.errors import SelectionError
 from evoray.selection.picks import Pick, picks_of
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.shard import Shard, Tile
 
 #: (tile, arguments) to one score a row, higher is better. A function of a module, so that any worker finds it.
@@ -44,7 +44,7 @@ def id_ranks(ids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def check_count(shards: Shards, rows: int) -> None:
     """Raise SelectionError where so many usable rows cannot be had, or none is asked for."""
-    usable = sum(count for _, count in shards.call("counts"))
+    usable = usable_rows(shards)
     if not 1 <= rows <= usable:
         raise SelectionError(
             f"k = {rows} of {usable} usable rows", "1 <= k <= usable rows", "lower k or enlarge the pool"

@@ -32,7 +32,7 @@ from evoray.alignment.kernels import stabilised_kernel
 from evoray.alignment.reduction import Array, Partials, Value, partial_sums
 from evoray.errors import SolverError
 from evoray.selection.picks import picks_of
-from evoray.selection.protocol import Shards
+from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.ranking import Ranked, best_of_shard, check_count, similarity, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import CACHE_BYTES, Shard, Tile
@@ -54,7 +54,7 @@ class Uot(Selector):
     def select(self, shards: Shards, request: Request) -> Choice:
         """The rows of the largest mass."""
         check_count(shards, request.rows)
-        usable = sum(count for _, count in shards.call("counts"))
+        usable = usable_rows(shards)
         goal = request.target
         weights_M = target_weights(goal.weights_M, len(goal.align_MD))
         keeps = 4 * shards.n_rows * len(weights_M) <= CACHE_BYTES  # on all shards together

@@ -158,9 +158,9 @@ class Storage:
             empty &= {"", *(str(parent) for key in found for parent in PurePosixPath(key).parents)}
         yield from sorted(found.keys() - empty)
 
-    def size(self, prefix: str = "") -> int:
-        """Bytes of all objects below a prefix."""
-        return sum(self._sizes(prefix).values())
+    def size(self, prefix: str = "", suffix: str = "") -> int:
+        """Bytes of all objects below a prefix whose names end so."""
+        return sum(size for key, size in self._sizes(prefix).items() if key.endswith(suffix))
 
     def _sizes(self, prefix: str) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -125,3 +125,19 @@ def test_a_model_is_not_compared_with_itself_nor_with_what_is_not_there(tiny_mod
         evaluate_paired("t", str(tiny_model_dir), str(tmp_path), against_model=str(tiny_model_dir))
     with pytest.raises(ModelError, match="no such directory"):
         evaluate_paired("t", str(tiny_model_dir), str(tmp_path), adapter=str(tmp_path / "absent"), cluster=CLUSTER)
+
+
+def test_marks_of_a_start_that_was_killed_after_its_last_unit_are_cleared(
+    evoray: Command, task: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    command = (
+        "evaluate", "--model", tiny_model_dir, "--target", task / "target", "--scores", kept,
+        "--set", "cluster.workers=1",
+    )  # fmt: skip
+    first = evoray.shown(*command)
+    (store,) = (kept / "scores").iterdir()
+    left = store / "attempt-0a1b2c3d-unit-000000.0"
+    left.write_bytes(b"process 1 on host")
+    assert evoray.shown(*command) == first
+    assert not left.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def test_a_run_gives_the_rows_of_its_rounds_and_no_path_of_its_machine(
     assert str(finished_run.task.parent) not in card
     first = export(str(finished_run.out), str(tmp_path / "first"), form="parquet", rounds=1)
     assert pq.read_table(first.path)["id"].to_pylist() == chosen[0]
+
+
+def test_a_run_of_generated_rows_alone_names_no_pool(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for key in ("config.yaml", *(f"rounds/0001/{name}" for name in ("selected.parquet", "aligned.json"))):
+        (run / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished_run.out / key, run / key)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "pool": None}))
+    card = Path(export(str(run), str(tmp_path / "out"), form="dataset").path, "README.md").read_text()
+    assert "* target task: target" in card
+    assert "* pool" not in card
 
 
 @pytest.mark.parametrize(

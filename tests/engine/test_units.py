@@ -165,7 +165,7 @@ def test_a_stage_that_stands_still_ends_and_says_what_it_waited_for(
 ) -> None:
     """The worker is left behind: a run's driver ends now, and its workers with it. Here its actor is killed."""
     with pytest.raises(StageError, match=r"unit-000001 of squares/abc, begun by process (\d+) on") as caught:
-        run(Job(folder=folder, sleeps=1), store, replace(ray_session, workers=2, stall=15.0), 3)
+        run(Job(folder=folder, sleeps=1), store, replace(ray_session, workers=2, stall=30.0), 3)
     assert 0 in squares(store) and 1 not in squares(store)
     process = re.search(r"process (\d+)", str(caught.value))
     assert process is not None
