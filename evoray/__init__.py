@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.generating import Generated, generate
-    from evoray.pipeline import RunResult, run, status
+    from evoray.pipeline import RunResult, run
     from evoray.planning import plan
     from evoray.records import Comparison, Row, Score
     from evoray.report.costs import Forecast
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         select,
         train,
     )
+    from evoray.watching import status
 
 _HOMES = {
     "Choice": "evoray.selection.selector",
@@ -69,7 +70,7 @@ _HOMES = {
     "run": "evoray.pipeline",
     "score": "evoray.single",
     "select": "evoray.single",
-    "status": "evoray.pipeline",
+    "status": "evoray.watching",
     "train": "evoray.single",
 }
 

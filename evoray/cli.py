@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from evoray.cli_output import display, keep_facts, show_facts, show_run
+from evoray.cli_output import display, keep_facts, show_facts, show_live, show_run
 from evoray.cli_settings import kept_in, option, run_config, sections
 from evoray.config import SELECTORS
 from evoray.program import run_program, typed
@@ -334,11 +334,19 @@ def report(
 
 
 @app.command()
-def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a run.")]) -> None:
-    """What is done of a run, and who drives it."""
-    from evoray.pipeline import status as look
+def status(
+    run_dir: Annotated[str, typer.Argument(help="Directory or URI of a run.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until nobody drives it; JSON lines elsewhere.")] = False,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1)] = 2.0,
+) -> None:
+    """What is done of a run, what it is doing now, and who drives it."""
+    from evoray.watching import status as look
+    from evoray.watching import watch as follow
 
-    show_facts(dict(look(run_dir)))
+    if watch:
+        show_live(follow(run_dir, every))
+    else:
+        show_facts(look(run_dir))
 
 
 @app.command()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
 from evoray.errors import ConfigError
 
@@ -26,6 +28,20 @@ def display() -> Display:
 def show_facts(facts: dict[str, Any]) -> None:
     """Print a result as JSON."""
     typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def show_live(states: Iterable[dict[str, Any]]) -> None:
+    """Show each state in the place of the one before; as lines of JSON where nobody looks."""
+    from evoray.report.live import status_view
+
+    console = Console()
+    if not console.is_terminal:
+        for state in states:
+            typer.echo(json.dumps(state, ensure_ascii=False))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for state in states:
+            live.update(status_view(state), refresh=True)
 
 
 def keep_facts(facts: dict[str, Any], out: Path | None) -> None:

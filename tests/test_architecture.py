@@ -27,6 +27,7 @@ SHELL = (
         "evoray/planning.py",
         "evoray/program.py",
         "evoray/submission",
+        "evoray/watching.py",
     ),
 )
 
@@ -114,6 +115,7 @@ def test_the_core_does_not_import_the_shell() -> None:
         "submission",
         "submission_client",
         "submission_package",
+        "watching",
     }
     assert [f"{m.path}: {name}" for m in CORE for name in _evoray_imports(m) if _part(name) in shell] == []
 

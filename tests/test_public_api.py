@@ -136,7 +136,7 @@ COMMANDS = {
     "compare": "config --address --set --out",
     "export": "source --out --form --rounds --model",
     "report": "run_dir --form",
-    "status": "run_dir",
+    "status": "run_dir --watch --every",
     "doctor": "run_dir --dashboard",
 }
 

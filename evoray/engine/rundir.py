@@ -15,7 +15,7 @@ import yaml
 
 from evoray.config import RunConfig
 from evoray.config_file import difference
-from evoray.engine.events import Events
+from evoray.engine.events import PROGRESS, Events
 from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.storage import Storage
@@ -46,7 +46,7 @@ _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
-    "report.html", "lock-stale", PLAN, REHEARSAL,
+    "report.html", "lock-stale", PLAN, REHEARSAL, PROGRESS,
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")

@@ -113,17 +113,18 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
-    marks = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}"
+    marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
     dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
         _UnitActor,
         fn_constructor_args=(works, marks, session.attempts, session.threads),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(session.workers, len(pending))),
+        compute=ray.data.ActorPoolStrategy(size=actors),
         **session.actor_options,
     )
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
+    stage.highest(actors=actors)
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:
             work = works[int(record["work"])]
