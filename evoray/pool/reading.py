@@ -21,15 +21,14 @@ import pyarrow.parquet as pq
 from evoray.errors import PoolError
 from evoray.pool.files import open_bytes, open_native, readable
 from evoray.pool.lines import LINE_LIMIT, csv_header, csv_records, json_lines
+from evoray.pool.plain import JSON_TEXT, plain, storable
 from evoray.pool.planning import arrow_batches
 from evoray.records import Quarantined, UnitSpan
 
 #: int64 column of the raw table: 0-based position of the row in its file.
 ROW_COLUMN = "__row"
 
-_JSON_TEXT = {b"evoray": b"json"}
 _JSON_DEPTH = 64
-_COLUMN_DEPTH = 8  # Parquet readers refuse deeper schemas; JSON text holds them as well
 _BATCH_ROWS = 4096
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -78,7 +77,7 @@ def columns_from_rows(rows: list[dict[str, Any]]) -> pa.Table:
         metadata = None
         if array is None:
             array = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
-            metadata = _JSON_TEXT
+            metadata = JSON_TEXT
         fields.append(pa.field(name, array.type, metadata=metadata))
         arrays.append(array)
     return pa.table(arrays, schema=pa.schema(fields))
@@ -92,14 +91,7 @@ def _typed(values: list[Any]) -> pa.Array | None:
     # Arrow would turn a truth value among fractions into 1.0.
     if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
         return None
-    return array if _storable(array.type, _COLUMN_DEPTH) else None
-
-
-def _storable(kind: pa.DataType, depth: int) -> bool:
-    """Whether Parquet can hold the type: no struct without fields, no bottomless nesting."""
-    if kind.num_fields == 0:
-        return not pa.types.is_struct(kind)
-    return depth > 0 and all(_storable(kind.field(index).type, depth - 1) for index in range(kind.num_fields))
+    return array if storable(array.type) else None
 
 
 def _refuse(span: UnitSpan, row: int, reason: str, detail: str) -> Quarantined:
@@ -221,6 +213,10 @@ def _checked(table: pa.Table, span: UnitSpan) -> tuple[pa.Table, list[Quarantine
     if len(set(names)) < len(names):
         raise PoolError(f"{span.file}: columns {names}", "distinct column names", "rename or drop the repeated ones")
     table = pa.table(table.columns, schema=pa.schema([field.remove_metadata() for field in table.schema]))
+    try:
+        table = plain(table)
+    except UnicodeDecodeError as error:
+        raise PoolError(f"{span.file}: {error}", "text in UTF-8", "write the file again, in plain columns") from error
     if ROW_COLUMN in names:
         table = table.drop_columns([ROW_COLUMN])
     places = pa.array(range(span.start, span.start + table.num_rows), pa.int64())
