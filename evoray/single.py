@@ -140,14 +140,12 @@ def select(
     Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet file with
     columns id and feature) no model is needed.
     """
-    asked = {"selector": selector, "options": None if options is None else dict(options)}
-    settings = _asked(selection, k=k, trials=1, **{name: one for name, one in asked.items() if one is not None})
+    settings = _asked(selection, k=k, trials=1, selector=selector, options=options)
     needs, featured = needs_of(settings), is_featured(settings)
     taken = with_representation(_with_adapter(features, adapter), settings)
     check_metric(taken, settings)
     check_cascade(taken, needs)
-    reading = reading or PoolConfig()
-    storage = Storage(out)
+    reading, storage = reading or PoolConfig(), Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         read = None if pool is None else read_pool(as_path(pool, storage), reading, site)
@@ -172,8 +170,7 @@ def select(
         write_potentials(storage, POTENTIALS, aim.target_ids, aim.goal, choice.facts, aim.recipe)
         storage.write_json("selection.json", dict(choice.facts))
         notebook.clear()
-        given = None if pool is None else chosen_rows(pool, storage.read_table(SELECTED))
-    return _selection(storage, choice, given)
+        return _selection(storage, choice, pool)
 
 
 def score(
@@ -205,12 +202,14 @@ def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> Featur
 
 
 def _asked(selection: SelectionConfig | None, **values: Any) -> SelectionConfig:
-    """The section with some values of its own."""
-    return SelectionConfig.model_validate({**(selection or SelectionConfig()).model_dump(by_alias=True), **values})
+    """The section with some values of its own; None: as it has them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return SelectionConfig.model_validate({**(selection or SelectionConfig()).model_dump(by_alias=True), **given})
 
 
-def _selection(storage: Storage, choice: Choice, rows: Any) -> Selection:
+def _selection(storage: Storage, choice: Choice, pool: Any) -> Selection:
     ids = tuple(pick.id for pick in choice.picks)
+    rows = None if pool is None else chosen_rows(pool, storage.read_table(SELECTED))
     return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts, rows=rows)
 
 

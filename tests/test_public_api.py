@@ -91,7 +91,7 @@ FIELDS = {
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
     "Scored": "path rows quarantined",
-    "Selection": "path ids facts",
+    "Selection": "path ids facts rows",
     "Trained": "path facts",
 }
 
