@@ -22,7 +22,7 @@ from evoray.config import (
 from evoray.engine.choose import check_picks, choose
 from evoray.engine.events import Display, Events
 from evoray.engine.featurise import featurise
-from evoray.engine.frames import as_path, chosen_rows
+from evoray.engine.frames import as_path, chosen_rows, is_paths
 from evoray.engine.goals import Aim, check_cascade, external_aim, featured_aim
 from evoray.engine.journal import Notebook
 from evoray.engine.lock import run_lock
@@ -209,7 +209,7 @@ def _asked(selection: SelectionConfig | None, **values: Any) -> SelectionConfig:
 
 def _selection(storage: Storage, choice: Choice, pool: Any) -> Selection:
     ids = tuple(pick.id for pick in choice.picks)
-    rows = None if pool is None else chosen_rows(pool, storage.read_table(SELECTED))
+    rows = None if is_paths(pool) else chosen_rows(pool, storage.read_table(SELECTED))
     return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts, rows=rows)
 
 

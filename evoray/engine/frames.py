@@ -44,10 +44,10 @@ def as_path(pool: Any, storage: Storage) -> str | tuple[str, ...]:
 
     Raises PoolError for anything else.
     """
-    if isinstance(pool, str | os.PathLike):
-        return os.fspath(pool)
-    if isinstance(pool, Sequence):
-        return tuple(map(os.fspath, pool))
+    if is_paths(pool):
+        return (
+            tuple(map(os.fspath, pool)) if isinstance(pool, Sequence) and not isinstance(pool, str) else os.fspath(pool)
+        )
     with scratch_folder() as scratch:
         file = scratch / "pool.parquet"
         _write(pool, file)
@@ -59,14 +59,17 @@ def as_path(pool: Any, storage: Storage) -> str | tuple[str, ...]:
     return storage.location(key)
 
 
+def is_paths(pool: Any) -> bool:
+    """Whether a pool is given by where its files are, or not at all."""
+    return pool is None or isinstance(pool, str | os.PathLike | Sequence)
+
+
 def chosen_rows(pool: Any, chosen: pa.Table) -> Any:
-    """The chosen rows of a table, best first, as a table of the same library; None for files.
+    """The chosen rows of a table, best first, as a table of the same library.
 
     chosen: rows of the file that `as_path` wrote, with all their columns. Of a Ray dataset, which has no positions, the
     rows are a new one.
     """
-    if isinstance(pool, str | os.PathLike | Sequence):
-        return None
     library = _library(pool)
     if library == "ray":
         import ray
