@@ -44,10 +44,10 @@ def as_path(pool: Any, storage: Storage) -> str | tuple[str, ...]:
 
     Raises PoolError for anything else.
     """
+    if isinstance(pool, str | os.PathLike):
+        return os.fspath(pool)
     if is_paths(pool):
-        return (
-            tuple(map(os.fspath, pool)) if isinstance(pool, Sequence) and not isinstance(pool, str) else os.fspath(pool)
-        )
+        return tuple(map(os.fspath, pool))
     with scratch_folder() as scratch:
         file = scratch / "pool.parquet"
         _write(pool, file)
