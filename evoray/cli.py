@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from evoray.cli_output import display, keep_facts, show_facts, show_live, show_run
-from evoray.cli_settings import kept_in, option, run_config, sections
+from evoray.cli_settings import answers, kept_in, option, run_config, sections
 from evoray.config import SELECTORS
 from evoray.program import run_program, typed
 
@@ -53,6 +53,24 @@ def demo(
 
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
     show_run(run_loop(demo_config(Path(out), small=small), display=display(), anew=anew, command=command))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The config to write.")] = Path("run.yaml"),
+    pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="How much to choose in a round: 500, 0.2, 100000tok.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Of choosing and training.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+) -> None:
+    """Write a first config, with every key explained; asks in a terminal for what is not given."""
+    from evoray.initial import write_initial
+
+    asked = {"pool": pool, "target": target, "model": model, "out": out, "rounds": rounds, "selection.k": k}
+    write_initial(path, answers(asked))
+    typer.echo(f"Written: {path}. Next: evoray plan {path}, then evoray run {path}")
 
 
 @app.command()

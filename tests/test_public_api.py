@@ -122,6 +122,7 @@ COMPARISON_KEYS = (
 #: Arguments and options of each command.
 COMMANDS = {
     "demo": "--out --small --anew",
+    "init": "path --pool --target --model --k --rounds --out",
     "run": "config --address --set --out --seed --anew",
     "plan": "config --address --set --out --rows",
     "submit": "config --address --set --out --follow --retries",

@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from source_comments import field_comments
 
 from evoray.comparison_config import EntryConfig
 from evoray.config import MachineConfig
+from evoray.config_comments import field_comments
 
 Field = Any  # pydantic.fields.FieldInfo
 
