@@ -35,8 +35,7 @@ def plan(config: RunConfig, *, rows: int = 256, display: Display | None = None) 
     """Predict time, storage, memory and price of a run, from a rehearsal on `rows` rows of its pool.
 
     The plan is kept in the run directory, whose report then sets it beside what the run took. The rehearsal runs where
-    the run will: on the cluster of the config, with as many workers. It scores a few rows of each split of the target,
-    test rows among them, and keeps nothing of what it learnt. Raises ConfigError for a config that it cannot predict,
+    the run will: on the cluster of the config, with as many workers. Of test rows it takes the number alone. Raises ConfigError for a config that it cannot predict,
     LockError while another process works in the run directory, and what `run` raises.
     """
     pool = _checked_pool(config)

@@ -91,9 +91,11 @@ def _splits_of(target: str) -> tuple[Split, ...]:
 
 
 def _draw_split(config: RunConfig, split: Split, storage: Storage) -> tuple[int, int]:
+    """(rows, rows drawn). Test rows are counted alone: rows of validate stand for them."""
     rows, _ = read_target_split(config.target, split, config.seed)
-    chosen = sorted(np.random.default_rng(config.seed).permutation(len(rows))[:_TARGET_ROWS].tolist())
-    storage.write(f"{_TARGET}/{split}.jsonl", _lines(rows[place] for place in chosen))
+    shown = read_target_split(config.target, "validate", config.seed)[0] if split == "test" else rows
+    chosen = sorted(np.random.default_rng(config.seed).permutation(len(shown))[:_TARGET_ROWS].tolist())
+    storage.write(f"{_TARGET}/{split}.jsonl", _lines(shown[place] for place in chosen))
     return len(rows), len(chosen)
 
 
