@@ -35,8 +35,9 @@ def plan(config: RunConfig, *, rows: int = 256, display: Display | None = None) 
     """Predict time, storage, memory and price of a run, from a rehearsal on `rows` rows of its pool.
 
     The plan is kept in the run directory, whose report then sets it beside what the run took. The rehearsal runs where
-    the run will: on the cluster of the config, with as many workers. Of test rows it takes the number alone. Raises ConfigError for a config that it cannot predict,
-    LockError while another process works in the run directory, and what `run` raises.
+    the run will: on the cluster of the config, with as many workers. Of test rows it takes the number alone. Raises
+    ConfigError for a config that it cannot predict, LockError while another process works in the run directory, and
+    what `run` raises.
     """
     pool = _checked_pool(config)
     config = config.model_copy(update={"features": with_representation(config.features, config.selection)})
