@@ -7,7 +7,13 @@ what each has to itself and its part of what is shared (PSS), sampled all the wh
 tenth of the rows first: times as powers of the number of rows. The last line printed is one JSON object; its `plan`
 says, by measured costs of a row, what larger pools would need.
 
-    python benchmarks/million.py --stage select --out DIR [--rows 1000000] [--workers 2] [--curve]
+`--stage path`: the same out of text. A pool of short rows in Parquet (see `small_pool.py`) goes the whole way: read,
+checked, featurised by gradients of a small transformer, stored, aligned, chosen from and written. Each stage has its
+seconds and the highest memory while it ran; `growth` has a power for each of them, and the driver's memory is there by
+itself. A stage's few seconds of starting make its power smaller: `growth` is of work, without what a pool of a thousand
+rows takes.
+
+    python benchmarks/million.py --stage select|path --out DIR [--rows 1000000] [--workers 2] [--curve]
 """
 
 from __future__ import annotations
@@ -26,11 +32,15 @@ import numpy as np
 import psutil
 from seeded_features import SeededFeatures, block_lengths
 from sinkhorn_measures import cpu_name, feature_writer
+from small_pool import write_model, write_pool
+from small_pool import write_target as write_task
 
 import evoray
-from evoray.config import ClusterConfig, SelectionConfig
+from evoray.config import ClusterConfig, FeatureConfig, PoolConfig, SelectionConfig
 
 DIM, TARGETS, STEPS, LAM, R, SHARE = 512, 1000, 40, 0.3, 0.5, 100
+#: Of the whole path: rows of a unit, and of a pool that takes little but starting.
+PATH_UNIT, PATH_START = 1024, 1024
 SAMPLED_EVERY = 1.0
 PLANNED = (10_000_000, 100_000_000)
 #: Of a planned machine; memory beyond what is left free for the system.
@@ -43,20 +53,23 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = [options.rows // 100, options.rows // 10, options.rows] if options.curve else [options.rows]
     found = []
+    stage = {"select": select, "path": whole_path}[options.stage]
     for rows in sizes:
-        found.append(select(rows, options))
+        found.append(stage(rows, options))
         print(json.dumps(found[-1]), file=sys.stderr)
     facts: dict[str, Any] = dict(found[-1])
-    if options.curve:
-        facts |= {"curve": found, "growth": growth(found)}
-    facts["plan"] = plan(found)
+    if options.stage == "path":
+        facts |= path_growth(found, options) if options.curve else {}
+    else:
+        facts |= {"curve": found, "growth": growth(found)} if options.curve else {}
+        facts["plan"] = plan(found)
     facts |= {"cpu": cpu_name(), "dim": DIM, "targets": TARGETS, "steps": STEPS}
     print(json.dumps(facts))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=["select"], required=True)
+    parser.add_argument("--stage", choices=["select", "path"], required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
@@ -116,6 +129,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, int, int]] = []  # time, sum, largest process
+        self.own: list[int] = []  # of this process, the driver, at the same times
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -132,10 +146,15 @@ class Memory:
         while not self._done.wait(SAMPLED_EVERY):
             sizes = [_pss(process) for process in [own, *own.children(recursive=True)]]
             self.samples.append((time.perf_counter(), sum(sizes), max(sizes)))
+            self.own.append(sizes[0])
 
     def peak(self) -> int:
         """Largest sum."""
         return max((total for _, total, _ in self.samples), default=0)
+
+    def between(self, begun: float, ended: float) -> int:
+        """Largest sum between two moments; 0 where none was sampled."""
+        return max((total for when, total, _ in self.samples if begun <= when <= ended), default=0)
 
     def before(self, moment: float) -> int:
         """The last sum before a moment; the first one where there is none."""
@@ -190,6 +209,99 @@ def select(rows: int, options: argparse.Namespace) -> dict[str, Any]:
         "idle_bytes": memory.before(clock.began),
         "largest_process_bytes": max((largest for _, _, largest in memory.samples), default=0),
     } | _quality(chosen.facts)
+
+
+@dataclass
+class Stages:
+    """A display that notes when each stage began and ended."""
+
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _name: str = ""
+    _began: float = 0.0
+
+    def begin(self, name: str, _total: int) -> None:
+        """A stage begins."""
+        self._name, self._began = name, time.perf_counter()
+
+    def advance(self, _steps: int) -> None:
+        """Nothing."""
+
+    def share(self, _done: int, _total: int) -> None:
+        """Nothing."""
+
+    def end(self, _seconds: float) -> None:
+        """It ends."""
+        name = self._name.partition(" ")[0]
+        self.spans[name] = (self._began, time.perf_counter())
+
+    def note(self, _text: str) -> None:
+        """Nothing."""
+
+
+def whole_path(rows: int, options: argparse.Namespace) -> dict[str, Any]:
+    """From a file of text to the chosen rows of it."""
+    pool, target, model, out = (
+        options.out / name for name in (f"text-{rows}.parquet", "task", "model", f"path-{rows}")
+    )
+    write_pool(pool, rows)
+    write_task(target, 2 * TARGETS)
+    write_model(model)
+    shutil.rmtree(out, ignore_errors=True)
+    stages = Stages()
+    with Memory() as memory:
+        began = time.perf_counter()
+        chosen = evoray.select(
+            str(pool),
+            str(target),
+            str(model),
+            max(1, rows // SHARE),
+            str(out),
+            features=FeatureConfig.model_validate({"dim": DIM, "max_tokens": 64, "batch_tokens": 4096}),
+            selection=SelectionConfig.model_validate({"lambda": LAM, "r": R, "steps": STEPS}),
+            reading=PoolConfig(unit_rows=PATH_UNIT),
+            cluster=ClusterConfig(workers=options.workers, threads=1),
+            display=stages,
+        )
+        ended = time.perf_counter()
+    last = max(end for _, end in stages.spans.values())
+    spans = {**stages.spans, "write": (last, ended)}
+    return {
+        "rows": rows,
+        "picks": len(chosen.ids),
+        "workers": options.workers,
+        "wall_seconds": ended - began,
+        "stages": {name: end - begin for name, (begin, end) in spans.items()},
+        "stage_peak_bytes": {name: memory.between(begin, end) for name, (begin, end) in spans.items()},
+        "peak_bytes": memory.peak(),
+        "driver_peak_bytes": max(memory.own, default=0),
+        "stored_bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
+    } | _quality(chosen.facts)
+
+
+def path_growth(found: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Powers of the number of rows over the last tenfold: of each stage's seconds beyond those of a pool that is almost
+    none, of all of them, and of the driver's memory.
+    """
+    start = whole_path(PATH_START, options)
+    earlier, last = found[-2:]
+    tenfold = np.log(last["rows"] / earlier["rows"])
+
+    def power(of_last: float, of_earlier: float) -> float | None:
+        return float(np.log(of_last / of_earlier) / tenfold) if min(of_last, of_earlier) > 0 else None
+
+    powers = {
+        name: power(last["stages"][name] - least, earlier["stages"][name] - least)
+        for name, least in start["stages"].items()
+    }
+    return {
+        "curve": found,
+        "start": start,
+        "growth": {
+            **powers,
+            "wall": power(last["wall_seconds"], earlier["wall_seconds"]),
+            "driver_memory": power(last["driver_peak_bytes"], earlier["driver_peak_bytes"]),
+        },
+    }
 
 
 def _quality(facts: Any) -> dict[str, Any]:

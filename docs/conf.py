@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
 nitpick_ignore = [
     ("py:class", "evoray.report.summary.RunSummary"),
     ("py:class", "evoray.report.comparison.ComparisonSummary"),
+    ("py:class", "Count"),  # an integer
 ]
 
 html_theme = "furo"

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from evoray.engine.unseen import Scored
     from evoray.errors import EvorayError, UserError
     from evoray.generating import Generated, generate
-    from evoray.pipeline import RunResult, run, status
+    from evoray.pipeline import RunResult, run
+    from evoray.planning import plan
     from evoray.records import Comparison, Row, Score
+    from evoray.report.costs import Forecast
     from evoray.reporting import read_report
     from evoray.selection.selector import Choice, Needs, Request, Selector
     from evoray.single import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         select,
         train,
     )
+    from evoray.watching import status
 
 _HOMES = {
     "Choice": "evoray.selection.selector",
@@ -40,6 +43,7 @@ _HOMES = {
     "Exported": "evoray.engine.exports",
     "ExportedModel": "evoray.engine.serving",
     "Featurised": "evoray.single",
+    "Forecast": "evoray.report.costs",
     "Generated": "evoray.generating",
     "Needs": "evoray.selection.selector",
     "Request": "evoray.selection.selector",
@@ -61,11 +65,12 @@ _HOMES = {
     "generate": "evoray.generating",
     "load_comparison": "evoray.comparison_config",
     "load_config": "evoray.config_file",
+    "plan": "evoray.planning",
     "read_report": "evoray.reporting",
     "run": "evoray.pipeline",
     "score": "evoray.single",
     "select": "evoray.single",
-    "status": "evoray.pipeline",
+    "status": "evoray.watching",
     "train": "evoray.single",
 }
 
@@ -78,6 +83,7 @@ __all__ = [
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Forecast",
     "Generated",
     "Needs",
     "Request",
@@ -99,6 +105,7 @@ __all__ = [
     "generate",
     "load_comparison",
     "load_config",
+    "plan",
     "read_report",
     "run",
     "score",

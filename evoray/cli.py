@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from evoray.cli_settings import kept_in, option, run_config, sections
+from evoray.cli_output import display, keep_facts, show_facts, show_live, show_run
+from evoray.cli_settings import answers, kept_in, option, run_config, sections
 from evoray.config import SELECTORS
-from evoray.errors import ConfigError
 from evoray.program import run_program, typed
-
-if TYPE_CHECKING:
-    from evoray.pipeline import RunResult
 
 _DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
 
@@ -55,9 +51,26 @@ def demo(
     from evoray.demo.job import demo_config
     from evoray.pipeline import run as run_loop
 
-    display = _display()
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    _show_result(run_loop(demo_config(Path(out), small=small), display=display, anew=anew, command=command))
+    show_run(run_loop(demo_config(Path(out), small=small), display=display(), anew=anew, command=command))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The config to write.")] = Path("run.yaml"),
+    pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="How much to choose in a round: 500, 0.2, 100000tok.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Of choosing and training.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+) -> None:
+    """Write a first config, with every key explained; asks in a terminal for what is not given."""
+    from evoray.initial import write_initial
+
+    asked = {"pool": pool, "target": target, "model": model, "out": out, "rounds": rounds, "selection.k": k}
+    write_initial(path, answers(asked))
+    typer.echo(f"Written: {path}. Next: evoray plan {path}, then evoray run {path}")
 
 
 @app.command()
@@ -73,7 +86,23 @@ def run(
     from evoray.pipeline import run as run_loop
 
     loaded = run_config(config, address, overrides, out, seed)
-    _show_result(run_loop(loaded, display=_display(), anew=anew, command=typed()))
+    show_run(run_loop(loaded, display=display(), anew=anew, command=typed()))
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML config of a run.")],
+    address: Address = None,
+    overrides: Set = None,
+    out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of the pool to rehearse on.", min=16)] = 256,
+) -> None:
+    """Predict time, storage, memory and price of a run, by a rehearsal on a few rows where it will run."""
+    from evoray.planning import plan as predict
+    from evoray.report.cost_tables import plan_tables
+
+    loaded = run_config(config, address, overrides, out, None)
+    Console().print(*plan_tables(predict(loaded, rows=rows, display=display())), sep="\n\n")
 
 
 @app.command()
@@ -107,8 +136,8 @@ def generate(
     """Have a model write candidates for a task; what was answered is never asked again."""
     from evoray.generating import generate as write_candidates
 
-    found = write_candidates(run_config(config, address, overrides, out, seed), display=_display())
-    _print({"candidates": found.path, "rows": found.rows, **found.facts})
+    found = write_candidates(run_config(config, address, overrides, out, seed), display=display())
+    show_facts({"candidates": found.path, "rows": found.rows, **found.facts})
 
 
 @app.command()
@@ -132,9 +161,9 @@ def featurize(
     )
     result = compute(
         pool, model, out, adapter=adapter, features=settings.features, lora=settings.lora, reading=settings.reading,
-        seed=seed, cluster=settings.cluster, display=_display(),
+        seed=seed, cluster=settings.cluster, display=display(),
     )  # fmt: skip
-    _print({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
+    show_facts({"features": result.path, "rows": result.rows, "quarantined": result.quarantined})
 
 
 @app.command()
@@ -169,10 +198,10 @@ def select(
     result = choose(
         pool, target, model, settings.selection.k, out, adapter=adapter, features_path=features,
         target_features_path=target_features, features=settings.features, lora=settings.lora,
-        selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=_display(),
+        selection=settings.selection, reading=settings.reading, seed=seed, cluster=settings.cluster, display=display(),
     )  # fmt: skip
     shown = {key: result.facts[key] for key in ("selector", "usable", "lambda", "r") if key in result.facts}
-    _print({"selected": result.path, "rows": len(result.ids), **shown})
+    show_facts({"selected": result.path, "rows": len(result.ids), **shown})
 
 
 @app.command()
@@ -194,9 +223,9 @@ def score(
     settings = sections(overrides, address)
     result = extend(
         potentials, pool, out, features_path=features, reading=settings.reading, cluster=settings.cluster,
-        display=_display(),
+        display=display(),
     )  # fmt: skip
-    _print({"scores": result.path, "rows": result.rows, "quarantined": result.quarantined})
+    show_facts({"scores": result.path, "rows": result.rows, "quarantined": result.quarantined})
 
 
 @app.command()
@@ -219,9 +248,9 @@ def train(
     result = fine_tune(
         data, model, out, adapter=adapter, target=target, training=settings.training, lora=settings.lora,
         reading=settings.reading, max_tokens=settings.features.max_tokens, seed=seed, cluster=settings.cluster,
-        display=_display(),
+        display=display(),
     )  # fmt: skip
-    _print({Path(result.path).name: result.path, **result.facts})
+    show_facts({Path(result.path).name: result.path, **result.facts})
 
 
 @app.command()
@@ -251,7 +280,7 @@ def evaluate(
     settings = sections(overrides, address)
     common: dict[str, Any] = {
         "split": split, "evaluation": settings.evaluation, "max_tokens": settings.features.max_tokens, "seed": seed,
-        "cluster": settings.cluster, "display": _display(),
+        "cluster": settings.cluster, "display": display(),
     }  # fmt: skip
     facts: dict[str, Any]
     with kept_in(scores) as folder:
@@ -267,7 +296,7 @@ def evaluate(
             )  # fmt: skip
             facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
             facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
-    _result({"target": target, "split": split, **facts}, out)
+    keep_facts({"target": target, "split": split, **facts}, out)
 
 
 @app.command()
@@ -282,7 +311,7 @@ def compare(
     from evoray.comparison_config import load_comparison
 
     settings = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
-    result = run_comparison(load_comparison(config, settings, out=out), display=_display())
+    result = run_comparison(load_comparison(config, settings, out=out), display=display())
     typer.echo(result.headline)
     typer.echo(f"Results: {result.out} (report.html, report.md, cells.jsonl)")
 
@@ -303,10 +332,10 @@ def export(
 
     if form == "model":
         merged = export_model(source, out, model=model)
-        _print({"exported": merged.path, "model": merged.model, "trained": merged.trained})
+        show_facts({"exported": merged.path, "model": merged.model, "trained": merged.trained})
         return
     result = write(source, out, form=form, rounds=rounds)
-    _print({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
+    show_facts({"exported": result.path, "rows": result.rows, "left_out": result.left_out})
 
 
 @app.command()
@@ -323,11 +352,19 @@ def report(
 
 
 @app.command()
-def status(run_dir: Annotated[str, typer.Argument(help="Directory or URI of a run.")]) -> None:
-    """What is done of a run, and who drives it."""
-    from evoray.pipeline import status as look
+def status(
+    run_dir: Annotated[str, typer.Argument(help="Directory or URI of a run.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until nobody drives it; JSON lines elsewhere.")] = False,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1)] = 2.0,
+) -> None:
+    """What is done of a run, what it is doing now, and who drives it."""
+    from evoray.watching import status as look
+    from evoray.watching import watch as follow
 
-    _print(dict(look(run_dir)))
+    if watch:
+        show_live(follow(run_dir, every))
+    else:
+        show_facts(look(run_dir))
 
 
 @app.command()
@@ -336,49 +373,12 @@ def doctor(
     dashboard: Annotated[str, typer.Option("--dashboard", help="Address of a cluster's dashboard.")] = _DASHBOARD,
 ) -> None:
     """Check this machine, and whether a run directory and a cluster are closed to strangers; 1 where they are not."""
-    from evoray.doctor import examine
+    from evoray.doctor import examine, show
 
     findings = examine(run_dir, dashboard)
-    console = Console(soft_wrap=True, highlight=False)
-    for one in findings:
-        style = {"ok": "green", "warning": "yellow", "FAIL": "red"}[one.status]
-        console.print(f"{one.status:<8} {one.check}: {one.found}", style=style, markup=False)
-        if one.remedy:
-            console.print(f"{'':<8} to do: {one.remedy}", markup=False)
+    show(findings, Console(soft_wrap=True, highlight=False))
     if any(one.status == "FAIL" for one in findings):
         raise typer.Exit(1)
-
-
-def _result(facts: dict[str, Any], out: Path | None) -> None:
-    """Print a result and write it: printed first, since what was measured is not lost where the file fails."""
-    _print(facts)
-    if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--out {out}: {error}", "a file that can be written", "choose another path") from error
-
-
-def _display() -> Any:
-    from evoray.report.display import Display
-
-    return Display(Console(stderr=True))
-
-
-def _print(facts: dict[str, Any]) -> None:
-    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-
-
-def _show_result(result: RunResult) -> None:
-    """Print the final table of a run and where its results are."""
-    from evoray.report.markdown import verdict
-    from evoray.report.table import result_rows, rich_table
-
-    console = Console()
-    console.print(rich_table(*result_rows(result.summary.arms), title=f"Results on {result.summary.split} rows"))
-    console.print(verdict(result.summary))
-    console.print(f"Results: {result.out} (report.html, report.md, rounds/, best/)", soft_wrap=True)
 
 
 def main() -> None:

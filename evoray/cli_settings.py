@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+import yaml
+
+from evoray.errors import ConfigError
+
 if TYPE_CHECKING:
     from evoray.config import RunConfig
+
+
+#: What `evoray init` asks for, by key of the config; None: it has no default.
+_QUESTIONS: dict[str, tuple[str, str | None]] = {
+    "pool": ("Candidates (a file, folder or glob of Parquet, JSONL, CSV or Arrow)", None),
+    "target": ("Task (a file of examples, or a folder with dev and test files)", None),
+    "model": ("Model (hub id, local directory, or smollm2)", "smollm2"),
+    "out": ("Run directory or bucket URI", "evoray-run"),
+    "rounds": ("Rounds of choosing and training", "2"),
+    "selection.k": ("Rows to choose in a round (500), or a share (0.2), or tokens (100000tok)", "96"),
+}
+
+
+def answers(given: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a config with what was given for them, or with what a person answers in a terminal; elsewhere those that
+    have a default are left to it. Raises ConfigError for what is still missing.
+    """
+    found = {key: value for key, value in given.items() if value is not None}
+    missing = [key for key, (_, default) in _QUESTIONS.items() if key not in found and default is None]
+    if sys.stdin.isatty():
+        for key, (question, default) in _QUESTIONS.items():
+            if key not in found:
+                found[key] = typer.prompt(question, default=default)
+    elif missing:
+        flags = " and ".join(f"--{key}" for key in missing)
+        raise ConfigError(f"no {flags}, and no terminal to ask in", "both in the command", f"add {flags}")
+    numbers = {key: yaml.safe_load(str(found[key])) for key in ("rounds", "selection.k") if key in found}
+    return found | numbers
 
 
 def option(text: str) -> tuple[str, Any]:

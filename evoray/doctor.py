@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import psutil
+from rich.console import Console
 
 from evoray.engine.session import computes_bfloat16, token_file
 
@@ -53,6 +54,15 @@ def examine(run_dir: str | None, dashboard: str) -> list[Finding]:
         _token(),
         *_dashboard(dashboard),
     ]
+
+
+def show(findings: Sequence[Finding], console: Console) -> None:
+    """For a person: a line a check, and what to do where something is wrong."""
+    styles = {"ok": "green", "warning": "yellow", "FAIL": "red"}
+    for one in findings:
+        console.print(f"{one.status:<8} {one.check}: {one.found}", style=styles[one.status], markup=False)
+        if one.remedy:
+            console.print(f"{'':<8} to do: {one.remedy}", markup=False)
 
 
 def _installed() -> Iterator[Finding]:

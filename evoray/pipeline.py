@@ -6,9 +6,7 @@ that the same call again goes on after the last one, whatever ended it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evoray.config import (
     RunConfig,
@@ -19,25 +17,24 @@ from evoray.engine.candidates import Candidates, with_candidates
 from evoray.engine.choose import check_picks
 from evoray.engine.context import Context
 from evoray.engine.events import Display, Events
-from evoray.engine.feedback import ANSWERED, feedback_identity
+from evoray.engine.feedback import feedback_identity
 from evoray.engine.generate import Generator
 from evoray.engine.goals import check_cascade
 from evoray.engine.labels import check_labels
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
 from evoray.engine.proxy import cheap_proxy, identify_model, ready_proxy
-from evoray.engine.round import STATES, play_round, score_untrained, used_ids
-from evoray.engine.rundir import CONFIG, Rounds, check_manifest, existing, open_run, start_anew
+from evoray.engine.round import play_round, score_untrained, used_ids
+from evoray.engine.rundir import Rounds, check_manifest, open_run, start_anew
 from evoray.engine.selectors import check_proxy, is_featured, needs_of, source_identity, with_representation
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
 from evoray.engine.summary import summarise_run
-from evoray.errors import ConfigError
 from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
 from evoray.report.summary import RunSummary
-from evoray.reporting import SUMMARY, write_reports
+from evoray.reporting import write_reports
 from evoray.storage import Storage
 
 
@@ -159,18 +156,3 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
         cheap=cheap,
     )
     return context, candidates
-
-
-def status(out: str) -> Mapping[str, Any]:
-    """What a run directory holds: the states done in each round, the holder of its lock, the verdict's file."""
-    storage = existing(out)
-    if not storage.exists(CONFIG):
-        raise ConfigError(f"{storage.uri} without {CONFIG}", "the directory of a run", "check the path")
-    rounds = sorted({key.split("/")[1] for key in storage.keys("rounds")})
-    records = Rounds(storage, Events(storage))
-    return {
-        "out": storage.uri,
-        "rounds": {int(name): records.states(int(name), (*STATES, ANSWERED)) for name in rounds},
-        "finished": storage.exists(SUMMARY),
-        "lock": storage.read_json("lock.json") if storage.exists("lock.json") else None,
-    }

@@ -6,7 +6,7 @@ All write below `out` and go on where the same call was interrupted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evoray.config import (
@@ -22,6 +22,7 @@ from evoray.config import (
 from evoray.engine.choose import check_picks, choose
 from evoray.engine.events import Display, Events
 from evoray.engine.featurise import featurise
+from evoray.engine.frames import as_path, chosen_rows, is_paths
 from evoray.engine.goals import Aim, check_cascade, external_aim, featured_aim
 from evoray.engine.journal import Notebook
 from evoray.engine.lock import run_lock
@@ -55,6 +56,7 @@ class Selection:
     path: str  # of selected.parquet
     ids: tuple[str, ...]  # best first
     facts: Mapping[str, Any]  # lambda, r, certificate, Vendi scores ...
+    rows: Any = field(default=None, repr=False, compare=False)  # of a pool in memory: the chosen ones, of its kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Trained:
 
 
 def featurize(
-    pool: str | Sequence[str],
+    pool: Any,
     model: str,
     out: str,
     *,
@@ -87,7 +89,7 @@ def featurize(
     cluster: ClusterConfig | None = None,
     display: Display | None = None,
 ) -> Featurised:
-    """Features of a pool, in a feature store below `out`; resumable.
+    """Features of a pool, in a feature store below `out`; resumable. pool: as of `select`.
 
     Raises ConfigError for what needs pool and target together: centring, `less`, a cascade, and moments to estimate.
     """
@@ -98,7 +100,7 @@ def featurize(
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         identity = identify_model(model, site.events)
-        read = read_pool(pool, reading or PoolConfig(), site)
+        read = read_pool(as_path(pool, storage), reading or PoolConfig(), site)
         proxy = ready_proxy(model, identity, settings, lora or LoraConfig(), seed, read, site)
         found = featurise({"pool": read.source}, proxy, settings, seed, site)["pool"]
     commits = found.store.commits().values()
@@ -110,7 +112,7 @@ def featurize(
 
 
 def select(
-    pool: str | Sequence[str] | None,
+    pool: Any,
     target: str | None,
     model: str | None,
     k: int | float | str,
@@ -131,22 +133,22 @@ def select(
 ) -> Selection:
     """Choose rows of a pool for a target; writes `selected.parquet`, `selection.json` and evoselect's potentials.
 
-    k: rows, a share of the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own;
-    None: that of `selection`, which is evoselect by default. options: of the selector; those of evoselect are fields of
-    `selection`. Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet
-    file with columns id and feature) no model is needed.
+    pool: a file, folder, glob or several of them, or a table of pandas, Polars, Arrow, Hugging Face `datasets` or Ray
+    Data: then `rows` of the result are the chosen ones, best first, as a table of the same library. k: rows, a share of
+    the pool (0.2) or tokens ("100000tok"). selector: a name, or `package.module:Class` of your own; None: that of
+    `selection`, which is evoselect by default. options: of the selector; those of evoselect are fields of `selection`.
+    Nothing is trained here: `trials` has no part. With `features_path` (a feature store or any Parquet file with
+    columns id and feature) no model is needed.
     """
-    asked = {"selector": selector, "options": None if options is None else dict(options)}
-    settings = _asked(selection, k=k, trials=1, **{name: one for name, one in asked.items() if one is not None})
+    settings = _asked(selection, k=k, trials=1, selector=selector, options=options)
     needs, featured = needs_of(settings), is_featured(settings)
     taken = with_representation(_with_adapter(features, adapter), settings)
     check_metric(taken, settings)
     check_cascade(taken, needs)
-    reading = reading or PoolConfig()
-    storage = Storage(out)
+    reading, storage = reading or PoolConfig(), Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        read = None if pool is None else read_pool(pool, reading, site)
+        read = None if pool is None else read_pool(as_path(pool, storage), reading, site)
         if read is not None and features_path is None and settings.selector != "all":
             check_picks(k, 1, read.usable)
         if features_path is not None:
@@ -168,12 +170,12 @@ def select(
         write_potentials(storage, POTENTIALS, aim.target_ids, aim.goal, choice.facts, aim.recipe)
         storage.write_json("selection.json", dict(choice.facts))
         notebook.clear()
-    return _selection(storage, choice)
+        return _selection(storage, choice, pool)
 
 
 def score(
     potentials: str,
-    pool: str | Sequence[str] | None,
+    pool: Any,
     out: str,
     *,
     features_path: str | None = None,
@@ -183,11 +185,13 @@ def score(
 ) -> Scored:
     """Score unseen candidates by the potentials of a selection or a run, without a solve; writes `scores.parquet`.
 
-    `potentials`: the file, the folder of a selection, or a run directory. The pool is featurised as it was there; with
-    `features_path` (a feature store or any Parquet file with columns id and feature) no pool and no model is needed.
+    `potentials`: the file, the folder of a selection, or a run directory. The pool, as of `select`, is featurised as it
+    was there; with `features_path` (a feature store or any Parquet file with columns id and feature) no pool and no
+    model is needed.
     """
-    unseen = Unseen.of(potentials, pool, features_path, reading or PoolConfig())
     storage = Storage(out)
+    candidates = None if pool is None else as_path(pool, storage)
+    unseen = Unseen.of(potentials, candidates, features_path, reading or PoolConfig())
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         return score_unseen(unseen, Site(storage=storage, session=workers, events=Events(storage, display)))
 
@@ -198,13 +202,15 @@ def _with_adapter(features: FeatureConfig | None, adapter: str | None) -> Featur
 
 
 def _asked(selection: SelectionConfig | None, **values: Any) -> SelectionConfig:
-    """The section with some values of its own."""
-    return SelectionConfig.model_validate({**(selection or SelectionConfig()).model_dump(by_alias=True), **values})
+    """The section with some values of its own; None: as it has them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return SelectionConfig.model_validate({**(selection or SelectionConfig()).model_dump(by_alias=True), **given})
 
 
-def _selection(storage: Storage, choice: Choice) -> Selection:
+def _selection(storage: Storage, choice: Choice, pool: Any) -> Selection:
     ids = tuple(pick.id for pick in choice.picks)
-    return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts)
+    rows = None if is_paths(pool) else chosen_rows(pool, storage.read_table(SELECTED))
+    return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts, rows=rows)
 
 
 def _needed(value: Any, flag: str) -> Any:
@@ -218,7 +224,7 @@ def _needed(value: Any, flag: str) -> Any:
 
 
 def train(
-    data: str | Sequence[str],
+    data: Any,
     model: str,
     out: str,
     *,
@@ -235,6 +241,7 @@ def train(
 ) -> Trained:
     """Fine-tune on all rows of `data`; what was trained goes to `out/adapter` (of all weights: to `out/model`).
 
+    data: as the pool of `select`.
     The same call again goes on from the last checkpoint. `target`: its validate rows are what early stopping looks at.
     """
     settings, reading = training or TrainingConfig(), reading or PoolConfig()
@@ -246,12 +253,13 @@ def train(
         identity = identify_model(model, site.events)
         if start is not None:
             start.check_base(model, identity)
-        pool = read_pool(data, reading, site)  # refuses unusable data before workers start
+        path = as_path(data, storage)
+        pool = read_pool(path, reading, site)  # refuses unusable data before workers start
         looks = settings.early_stop is not None and target is not None
         validate = open_target(_needed(target, "--target"), "validate", seed, 64, site).source if looks else None
         job = TrainJob(
             name=name,
-            data=data if isinstance(data, str) else tuple(data),
+            data=path,
             model=model,
             start=start,
             out=Folder(storage=storage, prefix=name),

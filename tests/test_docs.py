@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 from config_pages import config_keys, section_in
-from source_comments import field_comments
 
 import evoray
 from evoray.comparison_config import ComparisonConfig, EntryConfig, build_comparison
 from evoray.config import SELECTORS, GenerationConfig, RunConfig
+from evoray.config_comments import field_comments
 from evoray.config_file import build_config
 from evoray.selection.selectors import build_selector, selector_class
 from tests import pages

@@ -61,6 +61,7 @@ LOST = {
     "run_loop": ("examples/mixed_pool.yaml", "--out", "results"),
     "run_comparison": ("examples/comparison.yaml", "--set", "out=results"),
     "run_stage run": ("examples/mixed_pool.yaml", "--set", "out=results"),
+    "run_stage plan": ("examples/mixed_pool.yaml", "--out", "results"),
     "run_stage generate": ("examples/generated_rounds.yaml", "--out=results"),
     "run_stage compare": ("examples/comparison.yaml", "--out", "results"),
     "run_stage featurize": ("--pool", "/pool", "--model", "smollm2", "--out", "results"),
@@ -93,7 +94,7 @@ def test_every_stage_that_a_cluster_can_run_is_one_of_the_jobs() -> None:
 def test_what_is_no_stage_is_refused(arguments: tuple[str, ...], job: Callable[..., tuple[int, str]]) -> None:
     code, said = job(".", "jobs/run_stage.py", *arguments)
     assert code == 2
-    assert "one of run, generate, featurize, select, score, train, evaluate, compare" in said
+    assert "one of run, plan, generate, featurize, select, score, train, evaluate, compare" in said
 
 
 @pytest.mark.parametrize("option", ["--no-such-option", "--k"])

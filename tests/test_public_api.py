@@ -23,6 +23,7 @@ NAMES = [
     "Exported",
     "ExportedModel",
     "Featurised",
+    "Forecast",
     "Generated",
     "Needs",
     "Request",
@@ -44,6 +45,7 @@ NAMES = [
     "generate",
     "load_comparison",
     "load_config",
+    "plan",
     "read_report",
     "run",
     "score",
@@ -64,6 +66,7 @@ PARAMETERS = {
     "featurize": "pool model out | adapter features lora reading seed cluster display",
     "load_comparison": "path overrides values",
     "load_config": "path overrides values",
+    "plan": "config | rows display",
     "read_report": "out | form",
     "run": "config | display anew command",
     "score": "potentials pool out | features_path reading cluster display",
@@ -80,6 +83,7 @@ FIELDS = {
     "Exported": "path rows left_out",
     "ExportedModel": "path model trained",
     "Featurised": "path rows quarantined",
+    "Forecast": "source config workers pool_rows rehearsed_rows rehearsal_seconds stages prices",
     "Generated": "path rows facts",
     "Needs": "features target representation only unit_rows columns feedback",
     "Request": "k rows seed goal used looped feedback progress memory start_g_M journal",
@@ -87,13 +91,13 @@ FIELDS = {
     "RunResult": "out best summary",
     "Score": "loss loss_low loss_high accuracy accuracy_low accuracy_high rows facts",
     "Scored": "path rows quarantined",
-    "Selection": "path ids facts",
+    "Selection": "path ids facts rows",
     "Trained": "path facts",
 }
 
 CONFIG_KEYS = {
     "": "pool target model out store rounds seed labels patience generation reading lora features selection training "
-    "feedback evaluation cluster",
+    "feedback evaluation cluster machines",
     "lora": "rank alpha target_modules",
     "features": "representation model adapter adapter_weights parameters dim sketch centred max_tokens "
     "preconditioning precision batch_tokens cascade warmup seed refresh",
@@ -118,7 +122,9 @@ COMPARISON_KEYS = (
 #: Arguments and options of each command.
 COMMANDS = {
     "demo": "--out --small --anew",
+    "init": "path --pool --target --model --k --rounds --out",
     "run": "config --address --set --out --seed --anew",
+    "plan": "config --address --set --out --rows",
     "submit": "config --address --set --out --follow --retries",
     "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",
@@ -131,7 +137,7 @@ COMMANDS = {
     "compare": "config --address --set --out",
     "export": "source --out --form --rounds --model",
     "report": "run_dir --form",
-    "status": "run_dir",
+    "status": "run_dir --watch --every",
     "doctor": "run_dir --dashboard",
 }
 

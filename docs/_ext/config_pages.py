@@ -9,9 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from source_comments import field_comments
 
 from evoray.comparison_config import EntryConfig
+from evoray.config import MachineConfig
+from evoray.config_comments import field_comments
 
 Field = Any  # pydantic.fields.FieldInfo
 
@@ -23,6 +24,7 @@ COSTS = {
     "uncertainty": "one forward pass of the proxy over each row",
     "gradient": "a warm-up of the proxy, and one forward and backward pass over each row",
 }
+_LINKS = {EntryConfig: "[entry](#an-entry-of-selectors)", MachineConfig: "[machine](#a-machine)"}
 _NAMES = {int: "int", float: "float", str: "str", bool: "bool", NoneType: "null"}
 
 
@@ -130,9 +132,7 @@ def kind_of(annotation: Any) -> str:
         return _container(origin, parts)
     if annotation is Any:
         return "anything"
-    if annotation is EntryConfig:
-        return "[entry](#an-entry-of-selectors)"
-    return f"`{_NAMES[annotation]}`"
+    return _LINKS.get(annotation) or f"`{_NAMES[annotation]}`"
 
 
 def _container(origin: type, parts: Sequence[Any]) -> str:

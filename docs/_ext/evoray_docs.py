@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 
 from docutils import nodes
 from generated_pages import PLACE, SHARED, generated
-from source_comments import field_comments
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -23,6 +22,7 @@ from sphinx.util.nodes import make_refnode
 import evoray
 from evoray.comparison_config import EntryConfig
 from evoray.config import RunConfig
+from evoray.config_comments import field_comments
 
 #: Where the classes of a config's sections are described.
 _SECTIONS = {

@@ -9,7 +9,7 @@ from command_pages import command_page
 from config_pages import config_page, key_table, selector_block
 
 from evoray.comparison_config import ComparisonConfig, EntryConfig
-from evoray.config import RunConfig
+from evoray.config import MachineConfig, RunConfig
 
 #: Sections that a comparison has as a run has them.
 SHARED = ("reading", "lora", "features", "selection", "training", "feedback", "evaluation", "cluster")
@@ -19,6 +19,7 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "config": lambda _: config_page(RunConfig),
     "comparison": lambda _: config_page(ComparisonConfig, skip=SHARED),
     "entry": lambda _: key_table(EntryConfig),
+    "machine": lambda _: key_table(MachineConfig),
     "commands": lambda _: command_page(),
     "selector": selector_block,
 }

@@ -15,7 +15,7 @@ from evoray.config.features import (
     WarmupConfig,
 )
 from evoray.config.generation import GenerationConfig
-from evoray.config.run import ClusterConfig, PoolConfig, RunConfig, check_metric
+from evoray.config.run import ClusterConfig, MachineConfig, PoolConfig, RunConfig, check_metric
 from evoray.config.section import Precision, Section
 from evoray.config.selection import SELECTORS, FeedbackConfig, SelectionConfig, check_selector
 from evoray.config.training import SCORERS, EarlyStopConfig, EvaluationConfig, TrainingConfig
@@ -31,6 +31,7 @@ __all__ = [
     "FeedbackConfig",
     "GenerationConfig",
     "LoraConfig",
+    "MachineConfig",
     "PoolConfig",
     "Precision",
     "Preconditioning",

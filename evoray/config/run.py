@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from evoray.config.features import FeatureConfig, LoraConfig
@@ -32,6 +34,20 @@ class ClusterConfig(Section):
     object_store_mb: int = Field(256, ge=80)  # of an embedded Ray
 
 
+class MachineConfig(Section):
+    """A kind of machine, for the price of a run."""
+
+    workers: int = Field(1, ge=1)  # of cluster.workers that run on one of it
+    hour: tuple[float, float]  # least and most for an hour of it: spot and on demand, in any currency
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MachineConfig:
+        least, most = self.hour
+        if not 0 <= least <= most < math.inf:
+            raise ConfigError(f"hour: {list(self.hour)}", "[least, most], neither below 0", "correct the prices")
+        return self
+
+
 class RunConfig(Section):
     """The whole run."""
 
@@ -53,6 +69,7 @@ class RunConfig(Section):
     feedback: FeedbackConfig = FeedbackConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
+    machines: dict[str, MachineConfig] = {}  # by name: what `evoray plan` prices a run on
 
     @model_validator(mode="after")
     def _has_candidates(self) -> RunConfig:

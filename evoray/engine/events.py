@@ -51,33 +51,80 @@ class Silent:
         """Nothing."""
 
 
+#: What the running stage has done so far, for whoever looks from elsewhere; deleted when it is done.
+PROGRESS = "progress.json"
+#: Seconds between two writes of it at least: on a disk, and in a bucket.
+_PUBLISHED_S, _PUBLISHED_BUCKET_S = 1.0, 10.0
+
+
 class Stage:
     """The running stage: `advance` as work is done."""
 
-    def __init__(self, display: Display, events: Events | None = None) -> None:
+    def __init__(self, display: Display, events: Events | None = None, total: int = 0) -> None:
         self._display, self._events = display, events
-        self._done = 0
-        self.counts: dict[str, float] = {}
+        self._done, self._total = 0, total
+        self._started = self._published = time.monotonic()
+        self.counts: dict[str, float] = {}  # for its line in the log
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""
         if steps:
             self._done += steps
             self._display.advance(steps)
+            self._publish()
 
     def share(self, done: int, total: int) -> None:
         """`done` of `total` parts: for work whose length shows only when it has begun."""
+        self._done, self._total = done, total
         self._display.share(done, total)
+        self._publish()
 
     def count(self, **amounts: float) -> None:
         """What was done in it, added up for its line in the log: rows, tokens, seconds of all workers together."""
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 
+    def highest(self, **amounts: float) -> None:
+        """As `count`, of what does not add up: the memory of a process."""
+        for name, amount in amounts.items():
+            self.counts[name] = max(self.counts.get(name, 0), amount)
+
     def report(self, event: str, **facts: Any) -> None:
         """Something that happened in it, for the log."""
         if self._events is not None:
             self._events.write(event, **facts)
+
+    def begin(self) -> None:
+        """It has nothing done yet."""
+        self._tell(self._started)
+
+    def _publish(self) -> None:
+        now = time.monotonic()
+        if self._events is not None and now - self._published >= self._events.pause:
+            self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        if self._events is not None:
+            self._published = now
+            self._events.publish(
+                done=self._done, total=self._total, seconds=round(now - self._started, 1), **self.counted
+            )
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """What was counted so far."""
+        return {name: round(amount, 3) for name, amount in self.counts.items()}
+
+
+def logged(storage: Storage) -> Iterator[dict[str, Any]]:
+    """Every event of a run, over all processes that worked on it."""
+    keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
+    for key in filter(storage.exists, keys):
+        for line in storage.read(key).decode().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a full disk cut this line short; of a run's results it knows nothing
 
 
 class Events:
@@ -92,6 +139,8 @@ class Events:
         self._about: dict[str, Any] = {}
         self._lines: list[str] = []
         self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
+        self._public = True
+        self.pause = _PUBLISHED_S if storage.is_local else _PUBLISHED_BUCKET_S
 
     def about(self, **facts: Any) -> Events:
         """The same record, whose lines have these facts as well."""
@@ -100,9 +149,9 @@ class Events:
         return other
 
     def unseen(self) -> Events:
-        """The same record without the display: for work that goes on beside other work."""
+        """The same record without display and published progress: for work that goes on beside other work."""
         other = copy(self)
-        other.display = Silent()
+        other.display, other._public = Silent(), False
         return other
 
     def write(self, event: str, **facts: Any) -> None:
@@ -115,17 +164,28 @@ class Events:
         self._lines.append(line)
         self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
 
+    def publish(self, **facts: Any) -> None:
+        """What the running stage has done so far."""
+        if self._public:
+            self._storage.write_json(PROGRESS, {"time": round(time.time(), 3), **self._about, **facts}, sort_keys=False)
+
+    def unpublish(self) -> None:
+        """No stage is running."""
+        if self._public:
+            self._storage.delete(PROGRESS)
+
     @contextmanager
     def stage(self, name: str, total: int, **facts: Any) -> Iterator[Stage]:
         """Show and time one stage; a stage that fails leaves an event too."""
         started = time.monotonic()
         self.display.begin(name, total)
-        running, finished = Stage(self.display, self.about(stage=name)), False
+        running, finished = Stage(self.display, self.about(stage=name), total), False
+        running.begin()
         try:
             yield running
+            self.unpublish()
             finished = True
         finally:
             seconds = time.monotonic() - started
             self.display.end(seconds)
-            counts = {name: round(amount, 3) for name, amount in running.counts.items()}
-            self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **counts, **facts)
+            self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **running.counted, **facts)

@@ -15,12 +15,15 @@ import yaml
 
 from evoray.config import RunConfig
 from evoray.config_file import difference
-from evoray.engine.events import Events
+from evoray.engine.events import PROGRESS, Events
+from evoray.engine.site import fingerprint
 from evoray.errors import ConfigError
 from evoray.storage import Storage
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
+REHEARSAL = "rehearsal"  # until the plan is made
 SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
@@ -32,6 +35,9 @@ _MAY_CHANGE = {
     },
 }
 
+#: By these the config of a run is known.
+_KEYS = {"pool", "target", "model", "rounds", "selection"}
+
 #: Where Ray unpacks the files that came with a job: another folder for each cluster and each change of any of them.
 #: What is in them is compared by the manifest.
 _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
@@ -40,7 +46,7 @@ _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
-    "report.html", "lock-stale",
+    "report.html", "lock-stale", PLAN, REHEARSAL, PROGRESS,
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
@@ -65,6 +71,11 @@ def open_run(storage: Storage, config: RunConfig) -> None:
         )
 
 
+def identity_of(config: Mapping[str, Any]) -> str:
+    """Fingerprint of what a run computes, wherever it runs. config: as `open_run` writes it."""
+    return fingerprint(config=_comparable(config))
+
+
 def check_outlives_job(out: str) -> None:
     """Raise ConfigError for a folder inside that of a job, which is deleted with it."""
     if "://" not in out and not Path(out).is_absolute():
@@ -76,7 +87,7 @@ def check_outlives_job(out: str) -> None:
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in ("out", "labels")}
+    kept = {key: value for key, value in config.items() if key not in ("out", "labels", "machines")}
     for section, free in _MAY_CHANGE.items():
         if config.get(section) is not None:
             kept[section] = {key: value for key, value in config[section].items() if key not in free}
@@ -96,7 +107,7 @@ def _stored_config(storage: Storage) -> dict[str, Any] | None:
         return None
     with contextlib.suppress(yaml.YAMLError):
         stored = yaml.safe_load(storage.read(CONFIG))
-        if isinstance(stored, dict) and set(RunConfig.model_fields) <= set(stored):
+        if isinstance(stored, dict) and set(stored) >= _KEYS:  # of an earlier version, perhaps, without newer ones
             return stored
     raise ConfigError(
         f"{storage.location(CONFIG)}, which is not the record of a run",

@@ -7,22 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 
 from evoray.engine.arms import score_arms
 from evoray.engine.context import Context
 from evoray.engine.curves import training_curves
+from evoray.engine.events import logged
 from evoray.engine.examples import pick_examples, set_aside_examples
 from evoray.engine.feature_map import map_of_round
 from evoray.engine.labels import good_ids
 from evoray.engine.pools import Pool
 from evoray.engine.remote import in_task
-from evoray.engine.rundir import CONFIG, MANIFEST, SELECTED, Rounds, environment
+from evoray.engine.rundir import CONFIG, MANIFEST, PLAN, SELECTED, Rounds, environment, identity_of
 from evoray.engine.selected import chosen_sources, reason_counts, value_counts
 from evoray.engine.stages import Scores, Target, open_target
 from evoray.engine.stored import POOL, Features
 from evoray.engine.workers import PoolRows
+from evoray.errors import StorageError
 from evoray.evaluation.intervals import bootstrap_mean, named, paired_difference
 from evoray.pool import find_target
+from evoray.report.costs import Forecast
 from evoray.report.evidence import Manifest, SetAside
 from evoray.report.summary import (
     Arm,
@@ -105,6 +109,7 @@ def summarise_run(context: Context, best: int, command: str, ending: str | None 
         train_seconds=_train_seconds(context, trained),
         config=context.storage.read(CONFIG).decode(),
         manifest=_manifest(context.storage),
+        forecast=_forecast(context),
     )
 
 
@@ -323,6 +328,19 @@ def _train_seconds(context: Context, trained: Sequence[tuple[int, str]]) -> dict
     return {f"{shown} {number}": float(context.record(number, state)["seconds"]) for number, shown, state in known}
 
 
+def _forecast(context: Context) -> Forecast | None:
+    """What was predicted of this config, or None. It is advice: one that cannot be read ends no run."""
+    if not context.storage.exists(PLAN):
+        return None
+    try:
+        found = Forecast.from_json(context.storage.read_json(PLAN))
+    except (StorageError, TypeError, ValueError) as error:
+        context.site.events.display.note(f"{PLAN} is left out of the report: {error}")
+        return None
+    stored = yaml.safe_load(context.storage.read(CONFIG))
+    return found if found.config == identity_of(stored) else None
+
+
 def _manifest(storage: Storage) -> Manifest:
     found = storage.read_json(MANIFEST)
     environment = {name: value for name, value in found["environment"].items() if name != "versions"}
@@ -338,13 +356,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 def timings(storage: Storage) -> dict[str, float]:
     """Seconds of each stage, added up over all processes that worked on the run."""
     totals: dict[str, float] = {}
-    keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
-    for key in keys:
-        for line in storage.read(key).decode().splitlines():
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a full disk cut this line short; of a run's results it knows nothing
-            if event["event"] == "stage":
-                totals[event["stage"]] = totals.get(event["stage"], 0.0) + event["seconds"]
+    for event in logged(storage):
+        if event["event"] == "stage":
+            totals[event["stage"]] = totals.get(event["stage"], 0.0) + event["seconds"]
     return {name: round(seconds, 2) for name, seconds in totals.items()}

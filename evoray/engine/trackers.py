@@ -18,6 +18,8 @@ from evoray.models.folder import Folder
 from evoray.storage import Storage, scratch_folder
 
 Values = Mapping[str, float]
+#: Environment by which each of the trackers elsewhere is set.
+_SETTINGS = {"wandb": ("WANDB_API_KEY", "WANDB_MODE"), "mlflow": ("MLFLOW_TRACKING_URI",)}
 #: Takes a series, a step and what was measured there.
 Tracker = Callable[[str, int, Values], None]
 
@@ -71,9 +73,9 @@ def tracking(storage: Storage, resumed: Mapping[str, int]) -> Iterator[Tracking]
     track = Tracking()
     with scratch_folder() as scratch:
         track.add(_BOARD, lambda: _tensorboard(storage, resumed, track, scratch))
-        if _set("WANDB_API_KEY", "WANDB_MODE"):
+        if _set("wandb"):
             track.add(_WANDB, lambda: _wandb(storage, track, scratch))
-        if _set("MLFLOW_TRACKING_URI"):
+        if _set("mlflow"):
             track.add(_MLFLOW, lambda: _mlflow(storage, track))
         try:
             yield track
@@ -86,8 +88,18 @@ def folder_of(series: str) -> str:
     return series.replace(" ", "-")
 
 
-def _set(*names: str) -> bool:
-    return any(os.environ.get(name) for name in names)
+def _set(tracker: str) -> bool:
+    return any(os.environ.get(name) for name in _SETTINGS[tracker])
+
+
+@contextmanager
+def untracked() -> Iterator[None]:
+    """No tracker elsewhere for the time of the block: what is trained in it is no result."""
+    hidden = {name: os.environ.pop(name) for names in _SETTINGS.values() for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _run_id(storage: Storage) -> str:

@@ -19,7 +19,7 @@ from evoray.engine.site import Source, fingerprint
 from evoray.engine.trackers import tracking
 from evoray.errors import ConfigError, EvorayError, StageError, StorageError, UserError
 from evoray.models.folder import OUTCOME_FILE, Folder
-from evoray.models.memory import is_out_of_memory
+from evoray.models.memory import is_out_of_memory, peak_mb
 from evoray.storage import scratch_folder
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
         label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
         with events.stage(f"train {label}", 0) as stage:
             _train_all(begun, session, events, stage)
+            for job in begun:
+                facts = _outcome(job)
+                stage.count(rows=facts["rows"], tokens=facts["tokens"], worker_seconds=facts["seconds"])
+                stage.highest(peak_mb=facts["peak_mb"])
     outcomes = {job.name: _outcome(job) for job in jobs}
     for job in jobs:
         job.checkpoints.keep(set())  # nothing goes on from them any more
@@ -271,6 +275,7 @@ def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: An
                 "validate_loss": done.best_loss,
                 "packed": plan.layout.packed,
                 "seconds": round(result.seconds, 3),
+                "peak_mb": round(peak_mb()),
             }
             job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
     torch.distributed.barrier()  # the next job may read what this one wrote

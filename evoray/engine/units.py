@@ -27,7 +27,7 @@ from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
-from evoray.models.memory import is_out_of_memory
+from evoray.models.memory import is_out_of_memory, peak_mb
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
@@ -41,6 +41,7 @@ class UnitResult:
     facts: Mapping[str, Any]
     quarantined: Sequence[Quarantined] = ()
     flops: float | None = None  # operations of models on its tokens; None: not counted
+    load_seconds: float = 0.0  # of its time, for models that were loaded now
     by_model: bool = True  # whether its tokens went through a model now
 
     @property
@@ -62,8 +63,10 @@ class UnitWorker(ABC):
 _NAMED = 4  # units of a stage that stands still
 _ATTEMPT = "attempt-"  # how marks of tries at units begin
 _COUNTS = ("rows", "tokens", "quarantined")  # of a unit, for metrics and the log
-_SECONDS = "worker_seconds"  # of a unit, in its worker; of the first one with the models that it loads for it
-_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS), 0)
+_SECONDS = "worker_seconds"  # of a unit, in its worker, without those that its models took to load
+_LOADS = "load_seconds"  # those
+_PEAK = "peak_mb"  # resident memory of that worker, at its highest so far
+_NOTHING: dict[str, float] = dict.fromkeys((*_COUNTS, _SECONDS, _LOADS, _PEAK), 0)
 
 WorkerFactory = Callable[[], UnitWorker]
 
@@ -110,17 +113,18 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
-    marks = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}"
+    marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
     dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
         _UnitActor,
         fn_constructor_args=(works, marks, session.attempts, session.threads),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(session.workers, len(pending))),
+        compute=ray.data.ActorPoolStrategy(size=actors),
         **session.actor_options,
     )
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
+    stage.highest(actors=actors)
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:
             work = works[int(record["work"])]
@@ -131,7 +135,8 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
             # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
             counts = {name: int(record[name]) for name in _COUNTS}
             metrics.count(work.stage, units=1, **counts)
-            stage.count(units=1, **counts, **{_SECONDS: float(record[_SECONDS])})
+            stage.count(units=1, **counts, **{name: float(record[name]) for name in (_SECONDS, _LOADS)})
+            stage.highest(**{_PEAK: float(record[_PEAK])})
             stage.advance(1)
 
 
@@ -178,9 +183,10 @@ class _UnitActor:
                 "give workers more memory (fewer cluster.workers, lower batch_tokens), or look for extreme rows",
             )
         try:
+            begun = time.monotonic()
             worker, started = self._worker(index, careful=1 < attempt == self.attempts), time.monotonic()
             result = worker.compute(unit)
-            metrics.utilised(work.stage, result.flops, time.monotonic() - started)
+            metrics.utilised(work.stage, result.flops, time.monotonic() - started - result.load_seconds)
             if result.quarantined:
                 table = write_quarantine_table(result.quarantined)
                 storage.write_table(f"{work.quarantine}/unit-{unit:06d}.parquet", table)
@@ -188,7 +194,12 @@ class _UnitActor:
         except Exception as error:  # noqa: BLE001 - reported by the driver as the stage's failure
             return _NOTHING, _as_evoray_error(error)
         counts = (result.table.num_rows, result.tokens, len(result.quarantined))
-        return {**dict(zip(_COUNTS, counts, strict=True)), _SECONDS: time.monotonic() - started}, None
+        used = {
+            _SECONDS: time.monotonic() - started - result.load_seconds,
+            _LOADS: started - begun + result.load_seconds,
+            _PEAK: peak_mb(),
+        }
+        return {**dict(zip(_COUNTS, counts, strict=True)), **used}, None
 
     def _worker(self, index: int, careful: bool) -> UnitWorker:
         """The worker of a work; the one before is let go first, for its memory.

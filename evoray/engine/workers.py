@@ -6,6 +6,7 @@ are loaded once an actor and nothing but unit numbers travels.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -183,7 +184,10 @@ class _Featuriser(UnitWorker):
         known = self.job.known.find(rows, unit)
         if known is not None:
             return known
-        result = self._features_of(rows)
+        started = time.monotonic()
+        features_of = self._features_of
+        loaded = time.monotonic() - started
+        result = features_of(rows)
         flags = result.table["flags"].to_numpy()
         tokens = int(sum(result.table["tokens"].to_pylist()))
         facts = {
@@ -193,8 +197,10 @@ class _Featuriser(UnitWorker):
             "tokens": tokens,
             "halvings": result.halvings,
         }
-        flops = tokens * self._features_of.extractor.flops_per_token
-        return UnitResult(table=result.table, facts=facts, quarantined=result.quarantined, flops=flops)
+        flops = tokens * features_of.extractor.flops_per_token
+        return UnitResult(
+            table=result.table, facts=facts, quarantined=result.quarantined, flops=flops, load_seconds=loaded
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
-"""A batch that does not fit into memory is cut in two, and what was done is kept."""
+"""A batch that does not fit into memory is cut in two, and what was done is kept; and how much was used."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,6 +16,12 @@ _SIGNS = ("OutOfMemoryError", "can't allocate memory")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory: here, or in a worker whose error another process passes on."""
     return any(sign in f"{type(error).__name__}: {error}" for sign in _SIGNS)
+
+
+def peak_mb() -> float:
+    """Resident memory of this process at its highest, in MB."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KB; on macOS in bytes
+    return used / 2**20 if sys.platform == "darwin" else used / 2**10
 
 
 def in_parts(items: Sequence[Item], run: Callable[[Sequence[Item]], None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evoray.report.cost_tables import compared_grid, compared_title
 from evoray.report.run_tables import (
     certificate_grid,
     generated_grid,
@@ -32,6 +33,7 @@ def render(run: RunSummary) -> str:
         _section("Certificates", markdown_of(certificate_grid(run))),
         _section("Convergence of the weights", markdown_of(trace_grid(run))),
         _section("Rows that could not be used", markdown_of(quarantine_grid(run))),
+        _section(compared_title(run.forecast), markdown_of(compared_grid(run.forecast, run.timings))),
         _section("Time", markdown_of(timing_grid(run))),
         _section("To get the same again", _reproduce(run)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evoray.report.cost_tables import compared_grid, compared_title, duration
 from evoray.report.markdown import BASE, choice_facts, verdict
 from evoray.report.page import Code, Examples, Fact, Facts, Page, Part, Plots, Prose, Section, Table, render_page
 from evoray.report.run_drawings import (
@@ -88,8 +89,8 @@ def _facts(run: RunSummary) -> list[Fact]:
     facts += _size(run, kept)
     if run.timings:
         trained = sum(run.train_seconds.values())
-        beside = f"of these {_duration(trained)} to train the models of the table" if trained else ""
-        facts.append(Fact(name="Time", value=_duration(sum(run.timings.values())), beside=beside))
+        beside = f"of these {duration(trained)} to train the models of the table" if trained else ""
+        facts.append(Fact(name="Time", value=duration(sum(run.timings.values())), beside=beside))
     return facts
 
 
@@ -115,14 +116,6 @@ def _size(run: RunSummary, kept: Arm | None) -> list[Fact]:
 def _range(value: Interval, beside: str, *, signed: bool = False) -> str:
     shown = interval(value, signed=signed).partition(" ")[2]
     return f"{shown}; {beside}" if beside else shown
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    shown = [f"{value} {unit}" for value, unit in parts if value][:2]
-    return " ".join(shown) or "0 s"
 
 
 def _rounds(run: RunSummary) -> list[Part]:
@@ -173,8 +166,11 @@ def _training(run: RunSummary) -> list[Part]:
 
 
 def _cost(run: RunSummary) -> list[Part]:
-    """What the run took. What it was expected to take belongs here too."""
-    return _table("Seconds of each stage, over all processes that worked on the run", timing_grid(run))
+    """What the run was expected to take, and what it took."""
+    return [
+        *_table(compared_title(run.forecast), compared_grid(run.forecast, run.timings)),
+        *_table("Seconds of each stage, over all processes that worked on the run", timing_grid(run)),
+    ]
 
 
 def _again(run: RunSummary) -> list[Part]:

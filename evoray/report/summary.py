@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from pydantic.types import Strict
 
+from evoray.report.costs import Forecast
 from evoray.report.document import Document
 from evoray.report.evidence import Curve, Example, FeatureMap, Manifest, SetAside
 
@@ -172,6 +173,7 @@ class RunSummary(Document):
     train_seconds: Mapping[str, float] = field(default_factory=dict)  # by the name of the arm
     config: str | None = None  # as resolved, YAML
     manifest: Manifest | None = None
+    forecast: Forecast | None = None  # what `evoray plan` expected of it
 
     def arm(self, name: str) -> Arm | None:
         """The arm of this name, or None."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -141,17 +142,32 @@ class Storage:
         with suppress(FileNotFoundError), self._answering(key, "deleted", FileNotFoundError):
             obstore.delete(self._store, key)
 
+    def clear(self, prefix: str) -> None:
+        """Remove every object below a prefix; on a disk its folders too."""
+        for key in list(self.keys(prefix)):
+            self.delete(key)
+        if self.is_local:
+            shutil.rmtree(self.location(prefix), ignore_errors=True)
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key below a prefix (a folder name, without the closing slash), sorted."""
-        found: dict[str, int] = {}
-        with self._answering(prefix, "listed"):
-            for batch in obstore.list(self._store, prefix or None):
-                found |= {str(entry["path"]): int(entry["size"]) for entry in batch}
+        found = self._sizes(prefix)
         # Other programs (Ray Train is one) leave empty objects in a bucket that stand for folders.
         empty = {key for key, size in found.items() if not size}
         if empty:
             empty &= {"", *(str(parent) for key in found for parent in PurePosixPath(key).parents)}
         yield from sorted(found.keys() - empty)
+
+    def size(self, prefix: str = "", suffix: str = "") -> int:
+        """Bytes of all objects below a prefix whose names end so."""
+        return sum(size for key, size in self._sizes(prefix).items() if key.endswith(suffix))
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with self._answering(prefix, "listed"):
+            for batch in obstore.list(self._store, prefix or None):
+                found |= {str(entry["path"]): int(entry["size"]) for entry in batch}
+        return found
 
     def read_json(self, key: str) -> Any:
         """A JSON object. Raises StorageError where there is none, or something else."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from evoray.engine.trackers import tracking
+from evoray.engine.trackers import tracking, untracked
 from evoray.storage import Storage
 from tests.training.curves import restarts, scalars
 
@@ -54,6 +55,16 @@ def test_weights_and_biases_has_the_run_offline(tmp_path: Path, monkeypatch: pyt
     assert write(Storage(tmp_path / "run"), range(1, 4)) == []
     (record,) = (tmp_path / "wandb-files").rglob("*.wandb")
     assert b"round 1/loss" in record.read_bytes()
+
+
+def test_what_is_no_result_goes_to_no_tracker_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = (tmp_path / "mlflow").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with untracked():
+        assert write(Storage(tmp_path / "run"), range(1, 3)) == []
+    assert not (tmp_path / "mlflow").exists()
+    assert os.environ["MLFLOW_TRACKING_URI"] == address
 
 
 def test_a_tracker_that_fails_is_told_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,3 +85,14 @@ def test_a_path_given_by_the_user_is_a_folder_too(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "config.json").write_text("{}")
     assert Path(Folder.at(str(tmp_path / "adapter")).fetch()).joinpath("config.json").read_text() == "{}"
+
+
+def test_what_lies_below_a_prefix_is_measured_and_cleared(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    for key, data in {"a/b/one.json": b"123", "a/two.parquet": b"12345", "ab.json": b"1", "c.json": b"12"}.items():
+        storage.write(key, data)
+    assert (storage.size(), storage.size("a"), storage.size("a", ".parquet")) == (11, 8, 5)
+    storage.clear("a")
+    storage.clear("absent")
+    assert list(storage.keys()) == ["ab.json", "c.json"]
+    assert not (tmp_path / "a").exists()
