@@ -12,9 +12,12 @@ import pytest
 from evoray import ComparisonConfig, RunConfig, compare, run
 from evoray.comparison_config import build_comparison, load_comparison
 from evoray.config import FeatureConfig
-from evoray.engine.bench import entries_of
+from evoray.engine.bench import Bench, entries_of
+from evoray.engine.events import Events
 from evoray.engine.session import Session
+from evoray.engine.site import Site
 from evoray.errors import ConfigError
+from evoray.storage import Storage
 from tests.tiny_task import write_task
 
 K = 6
@@ -235,3 +238,21 @@ def test_paths_of_a_comparison_are_taken_from_the_folder_of_its_file(tmp_path: P
     assert config.targets == {"a": str(tmp_path / "t/a"), "b": str(tmp_path / "t/b.jsonl")}
     assert [entry.shown for entry in config.selectors] == ["random", "less"]
     assert (config.budgets, config.out, config.seeds) == ((0.5, "1000tok"), "o", (0, 1, 2))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_features_of_a_target_do_not_depend_on_which_seeds_are_compared(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    """Else a seed by itself would be selected and trained again beside others."""
+    task, storage = write_task(tmp_path / "task"), Storage(tmp_path / "out")
+    site = Site(storage=storage, session=ray_session, events=Events(storage))
+    found = {}
+    for seeds in ([1], [0, 1], [2, 1]):
+        config = build_comparison(settings(task, tiny_model_dir, tmp_path / "out", selectors=["less"], seeds=seeds))
+        bench = Bench.of(config, site)
+        (entry,) = bench.entries
+        goal, ids = bench.goal(entry, "sums", 1)
+        found[tuple(seeds)] = (ids, goal.align_MD.tobytes(), goal.validate_MD.tobytes())  # type: ignore[union-attr]
+    assert found[1,] == found[0, 1] == found[2, 1]
