@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from rich.console import Console
 from evoray.errors import EvorayError, UserError
 
 COMMAND = "EVORAY_COMMAND"  # environment variable: what was typed where a job was submitted from
-_INTERRUPTED = 130  # the exit code by which typer passes Ctrl-C on
+#: Exit codes by which typer passes Ctrl-C on, and Ray SIGTERM.
+_INTERRUPTED = (130, signal.SIGTERM)
 
 
 def run_program(program: Callable[[], object]) -> None:
@@ -31,7 +33,7 @@ def run_program(program: Callable[[], object]) -> None:
             typer.echo(f"to go on from here: {typed()}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as ended:
-        if ended.code == _INTERRUPTED:
+        if ended.code in _INTERRUPTED:
             typer.echo(f"interrupted; to go on from here: {typed()}", err=True)
         raise
 

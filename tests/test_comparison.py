@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from evoray import ComparisonConfig, RunConfig, compare, run
 from evoray.comparison_config import build_comparison, load_comparison
@@ -18,6 +21,8 @@ from evoray.engine.session import Session
 from evoray.engine.site import Site
 from evoray.errors import ConfigError
 from evoray.storage import Storage
+from tests.killed_run import Job
+from tests.processes import alive, ended
 from tests.tiny_task import write_task
 
 K = 6
@@ -256,3 +261,30 @@ def test_features_of_a_target_do_not_depend_on_which_seeds_are_compared(
         goal, ids = bench.goal(entry, "sums", 1)
         found[tuple(seeds)] = (ids, goal.align_MD.tobytes(), goal.validate_MD.tobytes())  # type: ignore[union-attr]
     assert found[1,] == found[0, 1] == found[2, 1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_interrupted_comparison_waits_for_no_training(
+    tmp_path: Path, tiny_model_dir: Path, mark: dict[str, str]
+) -> None:
+    """Of the two launches at a time neither would end on its own in an hour. By SIGTERM, as a cloud ends it."""
+    task, out = write_task(tmp_path / "task"), tmp_path / "out"
+    training = {"epochs": 100_000, "batch_size": 2, "micro_batch_tokens": 512, "workers": 1, "checkpoint_steps": None}
+    config = settings(
+        task, tiny_model_dir, out, selectors=["random"], budgets=[K, K + 2], parallel=2, launch=1, training=training,
+        cluster={"workers": 2},
+    )  # fmt: skip
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump(config))
+    job = Job(arguments=("compare", str(path)), environment=mark, errors=tmp_path / "errors.txt")
+    process = job.start()
+    log = out / "events.jsonl"
+    while not log.exists() or log.read_text().count('"first step"') < 2:
+        assert process.poll() is None, job.said()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) == signal.SIGTERM, job.said()
+    assert "interrupted; to go on from here: evoray compare" in job.said()
+    assert list(out.glob("models/*/training.json")) == []
+    assert ended(mark, 60.0), [one.cmdline() for one in alive(mark)]

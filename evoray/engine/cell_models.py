@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -101,13 +102,15 @@ def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], parallel
             train(batch, site.session, site.events)
         return
     title, quiet = f"train {total} models, {parallel} launches at a time", site.events.unseen()
+    given_up = threading.Event()
     with site.events.stage(title, total) as stage, ThreadPoolExecutor(parallel) as threads:
-        waiting = [(threads.submit(train, batch, site.session, quiet), len(batch)) for batch in batches]
+        waiting = [(threads.submit(train, batch, site.session, quiet, given_up), len(batch)) for batch in batches]
         try:
             for one, count in waiting:
                 one.result()
                 stage.advance(count)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: nobody waits until models are trained that are begun
+            given_up.set()
             for one, _ in waiting:
                 one.cancel()
             raise

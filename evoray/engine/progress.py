@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
 import ray
@@ -52,18 +52,22 @@ def counted(
     stall: float,
     waiting: Callable[[], str],
     on_measured: Callable[[Measured], None] = _ignore,
+    given_up: threading.Event | None = None,
 ) -> Result:
     """The result of work that runs elsewhere and reports to the `Counter` actor that it is given.
 
     Its steps are passed on to the stage, and what it measures to a function. waiting: what for, before the first step.
-    Raises StageError after `stall` seconds without one more step, and whatever the work raises. Work that stands still
-    is left alone: it ends with the connection to Ray.
+    given_up: set where nobody waits for the result any more. Raises StageError after `stall` seconds without one more
+    step, CancelledError where it was given up, and whatever the work raises. Work that stands still or was given up is
+    left alone: it ends with the connection to Ray.
     """
     counter = ray.remote(num_cpus=0)(Counter).remote()
     result = _begun(work, counter)
     seen, moved = (0, 0), time.monotonic()
     try:
         while not wait([result], timeout=_SECONDS).done:
+            if given_up is not None and given_up.is_set():
+                raise CancelledError
             before, seen = seen, _look(counter, stage, on_measured) or seen
             if seen != before:
                 moved = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -79,19 +80,21 @@ class TrainJob:
         return facts if facts.pop("identity") == self.identity else None
 
 
-def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[dict[str, Any]]:
+def train(
+    jobs: Sequence[TrainJob], session: Session, events: Events, given_up: threading.Event | None = None
+) -> list[dict[str, Any]]:
     """Run the jobs to their end, all in one launch; their facts: rows, steps, tokens, first and last loss ...
 
     A job that was done before is not run again, and one that was interrupted goes on from its last checkpoint. A lost
-    worker costs a new launch: `session.attempts` in a row that got no further end the stage.
-    Raises the workers' EvorayError, or StageError.
+    worker costs a new launch: `session.attempts` in a row that got no further end the stage. given_up: of launches in
+    threads, set where the others ended by an error. Raises the workers' EvorayError, StageError, or CancelledError.
     """
     jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
     begun = [job for job in jobs if job.outcome() is None]
     if begun:
         label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
         with events.stage(f"train {label}", 0) as stage:
-            _train_all(begun, session, events, stage)
+            _train_all(begun, session, events, stage, given_up)
             for job in begun:
                 facts = _outcome(job)
                 stage.count(rows=facts["rows"], tokens=facts["tokens"], worker_seconds=facts["seconds"])
@@ -104,13 +107,17 @@ def train(jobs: Sequence[TrainJob], session: Session, events: Events) -> list[di
     return list(outcomes.values())
 
 
-def _train_all(jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage) -> None:
+def _train_all(
+    jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage, given_up: threading.Event | None
+) -> None:
     """Launch until all are done. Raises as `train`."""
     failures, reached, halvings = 0, _reached(jobs), 0
     while any(job.outcome() is None for job in jobs):
         try:
-            _launch([job for job in jobs if job.outcome() is None], halvings, session, events, stage)
+            _launch([job for job in jobs if job.outcome() is None], halvings, session, events, stage, given_up)
         except Exception as error:
+            if given_up is not None and given_up.is_set():  # there may be no Ray to try it on again
+                raise
             known = evoray_cause(error)
             if isinstance(known, UserError | StageError):  # of no other outcome if tried again
                 raise known from error
@@ -150,7 +157,14 @@ def _reached(jobs: Sequence[TrainJob]) -> tuple[int, int]:
     return len(jobs) - len(pending), 0 if progress is None else progress.step
 
 
-def _launch(jobs: Sequence[TrainJob], halvings: int, session: Session, events: Events, stage: Stage) -> None:
+def _launch(
+    jobs: Sequence[TrainJob],
+    halvings: int,
+    session: Session,
+    events: Events,
+    stage: Stage,
+    given_up: threading.Event | None,
+) -> None:
     """One start of the workers. halvings: how often a pass was cut in two, for want of memory."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -196,7 +210,7 @@ def _launch(jobs: Sequence[TrainJob], halvings: int, session: Session, events: E
             return f"no step of {jobs[0].config.workers} workers: {asked_and_free(resources)}"
 
         try:
-            counted(fit, stage, session.stall, waiting, on_measured)
+            counted(fit, stage, session.stall, waiting, on_measured, given_up)
         finally:
             for problem in track.problems:
                 events.display.note(problem)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -71,3 +73,14 @@ def test_what_the_work_raises_is_raised_here(ray_session: Session) -> None:
 
     with pytest.raises(SelectionError, match="a"):
         run(work)
+
+
+def test_work_that_nobody_waits_for_any_more_is_left_alone(ray_session: Session) -> None:
+    given_up = threading.Event()
+
+    def work(_counter: Any) -> None:
+        given_up.set()
+        time.sleep(600)
+
+    with pytest.raises(CancelledError):
+        counted(work, Stage(Silent()), 3600.0, lambda: "waiting for Godot", given_up=given_up)
