@@ -145,11 +145,12 @@ def _selection(
     units = math.ceil(rows / config.reading.unit_rows)
     tile_rows = config.reading.unit_rows * units_per_tile(units)
     shards = min(config.selection.shards or max(2, workers.workers), math.ceil(rows / tile_rows))
-    probes = rehearsal.probes(workers, min(shards, workers.slots or shards), tile_rows, k)
+    shards = min(shards, workers.slots or shards)
+    each = math.ceil(rows / shards)
+    probes = rehearsal.probes(workers, shards, each, tile_rows, k)
     if not probes:  # without features: as in the rehearsal
         took = [stage.seconds for stage in stages if stage.name.startswith("align")]
         return config.rounds * sum(took) / max(1, len(took)), None
-    each = math.ceil(rows / shards)
     return config.rounds * selection_seconds(probes, each, k), selection_peak_mb(probes, each, k)
 
 

@@ -178,10 +178,10 @@ class Rehearsal:
             return self.drawn.splits[name]
         return round(self.drawn.pool_rows * self.drawn.drawn_rows / self.drawn.read_rows), self.drawn.drawn_rows
 
-    def probes(self, session: Session, shards: int, tile_rows: int, k: int) -> list[Probe]:
+    def probes(self, session: Session, shards: int, rows: int, tile_rows: int, k: int) -> list[Probe]:
         """Selections of a growing number of rows and picks by so many shards; none without features.
 
-        Their features are those of the rehearsal, repeated with noise. tile_rows, k: of the run.
+        Their features are those of the rehearsal, repeated with noise. rows (of a shard), tile_rows, k: of the run.
         """
         features = self._features()
         if not features:
@@ -189,10 +189,10 @@ class Rehearsal:
         _, pool_ND = read_features(features[POOL])
         goal = self._goal(features)
         found = []
-        for rows, picks in sorted(product(_ROWS, {min(k, picks) for picks in _PICKS})):
-            tiles = RepeatedTiles(rows_ND=pool_ND, rows=rows * shards, tile_rows=min(rows, tile_rows))
-            config = self.config.selection.model_copy(update={"k": picks, "shards": shards})
-            found.append(self._probe(session, tiles, goal, config, rows))
+        for each, picks in sorted(product({min(rows, each) for each in _ROWS}, {min(k, picks) for picks in _PICKS})):
+            tiles = RepeatedTiles(rows_ND=pool_ND, rows=each * shards, tile_rows=min(each, tile_rows))
+            config = self.config.selection.model_copy(update={"k": min(picks, tiles.rows), "shards": shards})
+            found.append(self._probe(session, tiles, goal, config, each))
         return found
 
     def _probe(self, session: Session, tiles: TileSource, goal: Goal, config: SelectionConfig, rows: int) -> Probe:
