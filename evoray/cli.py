@@ -74,6 +74,16 @@ def init(
 
 
 @app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="run, or comparison.")] = "run",
+) -> None:
+    """Print the JSON Schema of a config, by which editors complete, explain and check its keys."""
+    from evoray.schemas import config_schema
+
+    show_facts(config_schema(kind))
+
+
+@app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="YAML config.")],
     address: Address = None,

@@ -18,6 +18,7 @@ SHELL = (
     *(
         "evoray/comparison.py",
         "evoray/comparison_config.py",
+        "evoray/schemas.py",
         "evoray/generating.py",
         "evoray/initial.py",
         "evoray/reporting.py",
@@ -105,6 +106,7 @@ def test_the_core_does_not_import_the_shell() -> None:
         "cli",
         "comparison",
         "comparison_config",
+        "schemas",
         "generating",
         "initial",
         "reporting",

@@ -123,6 +123,7 @@ COMPARISON_KEYS = (
 COMMANDS = {
     "demo": "--out --small --anew",
     "init": "path --pool --target --model --k --rounds --out",
+    "schema": "kind",
     "run": "config --address --set --out --seed --anew",
     "plan": "config --address --set --out --rows",
     "submit": "config --address --set --out --follow --retries",
