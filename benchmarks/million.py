@@ -37,6 +37,7 @@ from small_pool import write_target as write_task
 
 import evoray
 from evoray.config import ClusterConfig, FeatureConfig, PoolConfig, SelectionConfig
+from evoray.engine.events import Silent
 
 DIM, TARGETS, STEPS, LAM, R, SHARE = 512, 1000, 40, 0.3, 0.5, 100
 #: Of the whole path: rows of a unit, and of a pool that takes little but starting.
@@ -211,31 +212,20 @@ def select(rows: int, options: argparse.Namespace) -> dict[str, Any]:
     } | _quality(chosen.facts)
 
 
-@dataclass
-class Stages:
+class Stages(Silent):
     """A display that notes when each stage began and ended."""
 
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _name: str = ""
-    _began: float = 0.0
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[float, float]] = {}
+        self._name, self._began = "", 0.0
 
     def begin(self, name: str, _total: int) -> None:
         """A stage begins."""
         self._name, self._began = name, time.perf_counter()
 
-    def advance(self, _steps: int) -> None:
-        """Nothing."""
-
-    def share(self, _done: int, _total: int) -> None:
-        """Nothing."""
-
     def end(self, _seconds: float) -> None:
         """It ends."""
-        name = self._name.partition(" ")[0]
-        self.spans[name] = (self._began, time.perf_counter())
-
-    def note(self, _text: str) -> None:
-        """Nothing."""
+        self.spans[self._name.partition(" ")[0]] = (self._began, time.perf_counter())
 
 
 def whole_path(rows: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -264,7 +254,7 @@ def whole_path(rows: int, options: argparse.Namespace) -> dict[str, Any]:
         )
         ended = time.perf_counter()
     last = max(end for _, end in stages.spans.values())
-    spans = {**stages.spans, "write": (last, ended)}
+    spans = {**stages.spans, "write and stop": (last, ended)}
     return {
         "rows": rows,
         "picks": len(chosen.ids),

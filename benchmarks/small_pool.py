@@ -72,7 +72,7 @@ def write_pool(path: Path, count: int) -> None:
 
 
 def write_target(folder: Path, count: int) -> None:
-    """A task of one shape of the pool's, with numbers that none of its rows has: half to aim at, half to choose by."""
+    """A task of one shape of the pool's: half of it is aimed at, by the other half settings are chosen."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "dev.jsonl").open("w", encoding="utf-8") as stream:
         for place in range(count):

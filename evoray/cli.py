@@ -65,7 +65,7 @@ def init(
     rounds: Annotated[int | None, typer.Option("--rounds", help="Of choosing and training.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
 ) -> None:
-    """Write a first config, with every key explained; asks in a terminal for what is not given."""
+    """Write a first config, with its keys explained; asks in a terminal for what is not given."""
     from evoray.initial import write_initial
 
     asked = {"pool": pool, "target": target, "model": model, "out": out, "rounds": rounds, "selection.k": k}
@@ -74,9 +74,7 @@ def init(
 
 
 @app.command()
-def schema(
-    kind: Annotated[str, typer.Argument(help="run, or comparison.")] = "run",
-) -> None:
+def schema(kind: Annotated[str, typer.Argument(help="run, or comparison.")] = "run") -> None:
     """Print the JSON Schema of a config, by which editors complete, explain and check its keys."""
     from evoray.schemas import config_schema
 
@@ -105,13 +103,14 @@ def plan(
     address: Address = None,
     overrides: Set = None,
     out: Annotated[str | None, typer.Option("--out", help="Run directory or bucket URI.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
     rows: Annotated[int, typer.Option("--rows", help="Rows of the pool to rehearse on.", min=16)] = 256,
 ) -> None:
     """Predict time, storage, memory and price of a run, by a rehearsal on a few rows where it will run."""
     from evoray.planning import plan as predict
     from evoray.report.cost_tables import plan_tables
 
-    loaded = run_config(config, address, overrides, out, None)
+    loaded = run_config(config, address, overrides, out, seed)
     Console().print(*plan_tables(predict(loaded, rows=rows, display=display())), sep="\n\n")
 
 

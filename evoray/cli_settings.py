@@ -40,8 +40,15 @@ def answers(given: dict[str, Any]) -> dict[str, Any]:
     elif missing:
         flags = " and ".join(f"--{key}" for key in missing)
         raise ConfigError(f"no {flags}, and no terminal to ask in", "both in the command", f"add {flags}")
-    numbers = {key: yaml.safe_load(str(found[key])) for key in ("rounds", "selection.k") if key in found}
-    return found | numbers
+    return found | {key: _number(found[key]) for key in ("rounds", "selection.k") if key in found}
+
+
+def _number(text: Any) -> Any:
+    """What was typed as a number, or the text that it is."""
+    try:
+        return yaml.safe_load(str(text))
+    except yaml.YAMLError:
+        return text
 
 
 def option(text: str) -> tuple[str, Any]:

@@ -85,8 +85,10 @@ def _processor() -> Finding:
     import torch
 
     gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
-    precision = "bfloat16" if gpus or computes_bfloat16() else "float32"
+    precision = "bfloat16" if computes_bfloat16() else "float32"
     found = f"{os.cpu_count()} CPUs, {', '.join(gpus) or 'no GPU'}, precision: auto is {precision}"
+    if gpus:
+        found += " (on GPUs, which workers take where cluster.gpus_per_worker is set: bfloat16)"
     return Finding(check="processor", status="ok", found=found)
 
 

@@ -1,4 +1,4 @@
-"""A first config: every key of a run with what it means and its default, and those that were given."""
+"""A first config: the keys of a run with what they mean and their defaults, and those that were given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _HEAD = """\
 
 
 def write_initial(path: Path, given: Mapping[str, Any]) -> RunConfig:
-    """Write a config with some keys, by their path (`selection.k`), and all others behind # with their defaults.
+    """Write a config with some keys, by their path (`selection.k`), and others behind # with their defaults: all but
+    those of sections that a run may do without.
 
     pool and target are looked at. Raises ConfigError, PoolError and TargetError for what a run would refuse at its
     start, and ConfigError where there is a file already.
@@ -39,7 +40,8 @@ def write_initial(path: Path, given: Mapping[str, Any]) -> RunConfig:
     expand(given["pool"])
     find_target(given["target"])
     folder = path.absolute().parent
-    given = {**given, **{name: _beside(given[name], folder) for name in ("pool", "target")}}
+    local = ["pool", "target", *(["model"] if Path(given.get("model", "")).is_dir() and given.get("model") else [])]
+    given = {**given, **{name: _beside(given[name], folder) for name in local}}
     text = initial_text(path.name, given)
     config = build_config(yaml.safe_load(text))
     try:

@@ -14,6 +14,7 @@ from evoray.engine.rehearsal import RUN, Drawn, Rehearsal, draw, picks_of, rehea
 from evoray.engine.rundir import PLAN, REHEARSAL, identity_of
 from evoray.engine.selectors import is_featured, with_representation
 from evoray.engine.session import Session, session
+from evoray.engine.shard_actors import shard_count
 from evoray.engine.shards import units_per_tile
 from evoray.engine.trackers import untracked
 from evoray.errors import ConfigError
@@ -44,15 +45,16 @@ def plan(config: RunConfig, *, rows: int = 256, display: Display | None = None) 
     display = display or Silent()
     storage = Storage(config.out)
     started = time.monotonic()
-    with run_lock(storage), session(config.cluster) as workers, untracked():
+    with run_lock(storage):
         storage.clear(REHEARSAL)  # of a call that was killed
         place = storage.child(REHEARSAL)
         display.note(f"rehearsing on {rows} rows of the pool in {place.uri}")
         try:
-            drawn = draw(config, pool, rows, place)
-            rehearsal, k = _rehearse(config, drawn, place, workers, display)
-            found = _forecast(config, rehearsal, workers, k, started)
-        finally:
+            with session(config.cluster) as workers, untracked():
+                drawn = draw(config, pool, rows, place)
+                rehearsal, k = _rehearse(config, drawn, place, workers, display)
+                found = _forecast(config, rehearsal, workers, k, started)
+        finally:  # of Ray: nobody writes there any more
             storage.clear(REHEARSAL)
         storage.write_json(PLAN, found.to_json(), sort_keys=False)
     return found
@@ -77,7 +79,7 @@ def _rehearse(
     """Run the rehearsal; and how many rows a round of the run will choose."""
     small = rehearsed_config(config, drawn, place, workers.workers)
     rehearsal = Rehearsal(config=small, storage=place.child(RUN), drawn=drawn)
-    rehearsal.check(config)
+    rehearsal.check(config, display)
     run(small, display=display)
     rows, _ = rehearsal.rows("pool")
     return rehearsal, picks_of(config, rows, rehearsal.mean_tokens())
@@ -125,16 +127,15 @@ def _growth(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int) -
         tested=(1 + arms * config.rounds) / (1 + arms * small.rounds),
         rounds=config.rounds,
         workers=workers.workers,
+        unit=small.reading.unit_rows / config.reading.unit_rows,
         cumulative=config.training.start_from == "base",
     )
 
 
 def _reading(rehearsed: float, rehearsal: Rehearsal, growth: Growth) -> float:
-    """Seconds of reading the pool. Its own files are read in drawing: those of the rehearsal are others."""
+    """Seconds of reading the pool. Its own files were read in drawing: those of the rehearsal are others."""
     drawn = rehearsal.drawn
-    work = drawn.read_seconds / drawn.read_rows * drawn.pool_rows
-    units = math.ceil(drawn.pool_rows / rehearsal.config.reading.unit_rows)
-    return rehearsed + work / max(1, min(growth.workers, units))
+    return rehearsed + drawn.unit_seconds * drawn.units / min(growth.workers, drawn.units)
 
 
 def _selection(
@@ -144,8 +145,7 @@ def _selection(
     rows, _ = rehearsal.rows("pool")
     units = math.ceil(rows / config.reading.unit_rows)
     tile_rows = config.reading.unit_rows * units_per_tile(units)
-    shards = min(config.selection.shards or max(2, workers.workers), math.ceil(rows / tile_rows))
-    shards = min(shards, workers.slots or shards)
+    shards = min(shard_count(config.selection.shards, workers), math.ceil(rows / tile_rows))
     each = math.ceil(rows / shards)
     probes = rehearsal.probes(workers, shards, each, tile_rows, k)
     if not probes:  # without features: as in the rehearsal

@@ -209,7 +209,7 @@ def _asked(selection: SelectionConfig | None, **values: Any) -> SelectionConfig:
 
 def _selection(storage: Storage, choice: Choice, pool: Any) -> Selection:
     ids = tuple(pick.id for pick in choice.picks)
-    rows = None if is_paths(pool) else chosen_rows(pool, storage.read_table(SELECTED))
+    rows = None if pool is None or is_paths(pool) else chosen_rows(pool, storage.read_table(SELECTED))
     return Selection(path=storage.location(SELECTED), ids=ids, facts=choice.facts, rows=rows)
 
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from evoray.engine.events import PROGRESS, Events, logged
+from evoray.engine.events import PROGRESS, PUBLISHED_BUCKET_S, logged
 from evoray.engine.feedback import ANSWERED
-from evoray.engine.lock import KEY
+from evoray.engine.lock import KEY, is_dead
 from evoray.engine.round import STATES
-from evoray.engine.rundir import CONFIG, Rounds, existing
+from evoray.engine.rundir import CONFIG, existing
 from evoray.errors import ConfigError, StorageError
 from evoray.reporting import SUMMARY
 from evoray.storage import Storage
@@ -25,29 +25,39 @@ def status(out: str) -> dict[str, Any]:
     storage = existing(out)
     if not storage.exists(CONFIG):
         raise ConfigError(f"{storage.uri} without {CONFIG}", "the directory of a run", "check the path")
-    rounds = sorted({key.split("/")[1] for key in storage.keys("rounds")})
-    records = Rounds(storage, Events(storage))
     lock = _read(storage, KEY)
     running = None if lock is None else _read(storage, PROGRESS)
     return {
         "out": storage.uri,
-        "rounds": {int(name): records.states(int(name), (*STATES, ANSWERED)) for name in rounds},
+        "rounds": _rounds(storage),
         "running": running and _with_rates(running),
         "quarantined": _quarantined(storage, running),
         "finished": storage.exists(SUMMARY),
         "lock": lock,
+        "abandoned": lock is not None and is_dead(lock),
     }
 
 
+def _rounds(storage: Storage) -> dict[int, list[str]]:
+    """The states that are done in each round, in their order."""
+    places = [key.split("/") for key in storage.keys("rounds")]
+    numbers = sorted({int(place[1]) for place in places})
+    records = {(int(place[1]), place[2].removesuffix(".json")) for place in places if len(place) == 3}
+    return {number: [state for state in (*STATES, ANSWERED) if (number, state) in records] for number in numbers}
+
+
 def watch(out: str, every: float, pause: Callable[[float], object] = time.sleep) -> Iterator[dict[str, Any]]:
-    """The status of a run each time that it changes, until nobody drives it any more. every: seconds between looks."""
-    shown = None
+    """The status of a run each time that it changes, until nobody drives it any more.
+
+    every: seconds between looks; into a bucket no fewer than pass between two writes of the run.
+    """
+    shown, every = None, every if Storage(out).is_local else max(every, PUBLISHED_BUCKET_S)
     while True:
         found = status(out)
         if found != shown:
             yield found
         shown = found
-        if found["lock"] is None:
+        if found["lock"] is None or found["abandoned"]:
             return
         pause(every)
 
@@ -66,16 +76,14 @@ def _read(storage: Storage, key: str) -> dict[str, Any] | None:
 
 
 def _with_rates(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's progress, with what it does in a second, and the seconds that are left at this rate."""
-    done, total, seconds = progress["done"], progress["total"], progress["seconds"]
-    now = progress.get("units", done)  # what earlier starts did took no part of these seconds
-    left = round(seconds / now * (total - done), 1) if now and total else None
+    """A stage's progress, with what it does in a second."""
+    seconds = progress["seconds"]
     rates = {
         f"{name}_per_second": round(progress[name] / seconds, 2)
         for name in ("rows", "tokens")
         if progress.get(name) and seconds
     }
-    return {**progress, **rates, "seconds_left": left}
+    return {**progress, **rates}
 
 
 def _quarantined(storage: Storage, running: Mapping[str, Any] | None) -> int:

@@ -59,6 +59,14 @@ def test_paths_start_from_the_file_that_names_them(place: str, task: Path, monke
     assert Path(config.target).resolve() == (task / "target").resolve()
 
 
+def test_a_local_model_starts_from_the_file_too(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(task)
+    (task / "m").mkdir()
+    (task / "configs").mkdir(exist_ok=True)
+    write_initial(Path("configs/run.yaml"), {"pool": "pool.jsonl", "target": "target", "model": "m"})
+    assert Path(load_config(task / "configs" / "run.yaml").model).resolve() == (task / "m").resolve()
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -66,6 +74,7 @@ def test_paths_start_from_the_file_that_names_them(place: str, task: Path, monke
         ({"target": "absent"}, TargetError),
         ({"rounds": 0}, ConfigError),
         ({"selection.k": "many"}, ConfigError),
+        ({"selection.k": "["}, ConfigError),
     ],
 )
 def test_what_a_run_would_refuse_is_refused_and_nothing_written(
@@ -101,6 +110,7 @@ def test_elsewhere_it_says_which_flags_are_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(ConfigError, match="no --pool and --target, and no terminal"):
         answers(ASKED)
+    assert answers({**ASKED, "pool": "p", "target": "t", "selection.k": "["})["selection.k"] == "["
     assert answers({**ASKED, "pool": "p", "target": "t", "selection.k": "500"}) == {
         "pool": "p", "target": "t", "selection.k": 500,
     }  # fmt: skip

@@ -125,7 +125,7 @@ COMMANDS = {
     "init": "path --pool --target --model --k --rounds --out",
     "schema": "kind",
     "run": "config --address --set --out --seed --anew",
-    "plan": "config --address --set --out --rows",
+    "plan": "config --address --set --out --seed --rows",
     "submit": "config --address --set --out --follow --retries",
     "generate": "config --address --set --out --seed",
     "featurize": "--pool --model --out --adapter --representation --dim --seed --max-tokens --set --address",

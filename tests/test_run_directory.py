@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands import Command
 from tests.conftest import FinishedRun
@@ -42,12 +43,31 @@ def test_anew_deletes_a_run_and_nothing_else(evoray: Command, config: Path, tmp_
     assert not (out / "rounds" / "old.json").exists()
 
 
-def test_a_config_that_evoray_did_not_write_is_left_alone(evoray: Command, config: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("mine: 1\n")
+@pytest.mark.parametrize("mine", ["mine: 1\n", "pool: p\ntarget: t\nmodel: m\nout: .\nrounds: 2\nselection: {k: 5}\n"])
+def test_a_config_that_evoray_did_not_write_is_left_alone(
+    mine: str, evoray: Command, config: Path, tmp_path: Path
+) -> None:
+    """A person's own config may lie there, and the pool beside it."""
+    out = tmp_path / "run"
+    (out / "pool").mkdir(parents=True)
+    (out / "pool" / "a.jsonl").write_text("kept")
+    (out / "config.yaml").write_text(mine)
     for options in ([], ["--anew"]):
         assert "not the record of a run" in evoray.refused("run", config, *options)
-    assert (tmp_path / "run" / "config.yaml").read_text() == "mine: 1\n"
+    assert (out / "config.yaml").read_text() == mine
+    assert (out / "pool" / "a.jsonl").read_text() == "kept"
+
+
+def test_a_run_of_a_version_that_knew_fewer_keys_goes_on(evoray: Command, finished_run: FinishedRun) -> None:
+    record = finished_run.out / "config.yaml"
+    before = record.read_text()
+    older = yaml.safe_load(before)
+    del older["machines"]
+    record.write_text(yaml.safe_dump(older))
+    try:
+        assert evoray("run", finished_run.config).code == 0
+    finally:
+        record.write_text(before)
 
 
 def test_a_run_directory_in_use_is_refused_with_its_holder(evoray: Command, config: Path, tmp_path: Path) -> None:

@@ -109,8 +109,9 @@ def _train_batches(bench: Bench, batches: Sequence[Sequence[TrainJob]], parallel
             for one, count in waiting:
                 one.result()
                 stage.advance(count)
-        except BaseException:  # Ctrl-C as well: nobody waits until models are trained that are begun
-            given_up.set()
+        except BaseException:  # Ctrl-C as well: where Ray ends with it, nobody waits until models are trained
+            if site.session.owned:
+                given_up.set()
             for one, _ in waiting:
                 one.cancel()
             raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
+from evoray.errors import StorageError
 from evoray.storage import Storage
 
 
@@ -54,7 +55,7 @@ class Silent:
 #: What the running stage has done so far, for whoever looks from elsewhere; deleted when it is done.
 PROGRESS = "progress.json"
 #: Seconds between two writes of it at least: on a disk, and in a bucket.
-_PUBLISHED_S, _PUBLISHED_BUCKET_S = 1.0, 10.0
+_PUBLISHED_S, PUBLISHED_BUCKET_S = 1.0, 10.0
 
 
 class Stage:
@@ -63,7 +64,8 @@ class Stage:
     def __init__(self, display: Display, events: Events | None = None, total: int = 0) -> None:
         self._display, self._events = display, events
         self._done, self._total = 0, total
-        self._started = self._published = time.monotonic()
+        self._before: int | None = None  # what its first report says: an earlier start may have done that
+        self._started = self._published = self._reported = time.monotonic()
         self.counts: dict[str, float] = {}  # for its line in the log
 
     def advance(self, steps: int = 1) -> None:
@@ -71,13 +73,13 @@ class Stage:
         if steps:
             self._done += steps
             self._display.advance(steps)
-            self._publish()
+            self._moved()
 
     def share(self, done: int, total: int) -> None:
         """`done` of `total` parts: for work whose length shows only when it has begun."""
         self._done, self._total = done, total
         self._display.share(done, total)
-        self._publish()
+        self._moved()
 
     def count(self, **amounts: float) -> None:
         """What was done in it, added up for its line in the log: rows, tokens, seconds of all workers together."""
@@ -98,17 +100,26 @@ class Stage:
         """It has nothing done yet."""
         self._tell(self._started)
 
-    def _publish(self) -> None:
+    def _moved(self) -> None:
         now = time.monotonic()
+        if self._before is None:
+            self._before, self._reported = self._done, now
         if self._events is not None and now - self._published >= self._events.pause:
             self._tell(now)
 
     def _tell(self, now: float) -> None:
-        if self._events is not None:
-            self._published = now
-            self._events.publish(
-                done=self._done, total=self._total, seconds=round(now - self._started, 1), **self.counted
-            )
+        if self._events is None:
+            return
+        self._published = now
+        new = self._done - (self._before or 0)  # since the first report: at this rate what is left will be done
+        left = (now - self._reported) / new * (self._total - self._done) if new and self._total else None
+        self._events.publish(
+            done=self._done,
+            total=self._total,
+            seconds=round(now - self._started, 1),
+            seconds_left=None if left is None else round(left, 1),
+            **self.counted,
+        )
 
     @property
     def counted(self) -> dict[str, float]:
@@ -120,11 +131,11 @@ def logged(storage: Storage) -> Iterator[dict[str, Any]]:
     """Every event of a run, over all processes that worked on it."""
     keys = ["events.jsonl"] if storage.is_local else list(storage.keys("events"))
     for key in filter(storage.exists, keys):
-        for line in storage.read(key).decode().splitlines():
+        for line in storage.read(key).split(b"\n"):
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a full disk cut this line short; of a run's results it knows nothing
+            except ValueError:
+                continue  # cut short, by a full disk or since it is being written: of a run's results it knows nothing
 
 
 class Events:
@@ -140,7 +151,7 @@ class Events:
         self._lines: list[str] = []
         self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
         self._public = True
-        self.pause = _PUBLISHED_S if storage.is_local else _PUBLISHED_BUCKET_S
+        self.pause = _PUBLISHED_S if storage.is_local else PUBLISHED_BUCKET_S
 
     def about(self, **facts: Any) -> Events:
         """The same record, whose lines have these facts as well."""
@@ -165,14 +176,22 @@ class Events:
         self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
 
     def publish(self, **facts: Any) -> None:
-        """What the running stage has done so far."""
-        if self._public:
-            self._storage.write_json(PROGRESS, {"time": round(time.time(), 3), **self._about, **facts}, sort_keys=False)
+        """What the running stage has done so far. It is for people alone: where it cannot be written, nothing stops."""
+        progress = {"time": round(time.time(), 3), **self._about, **facts}
+        self._publicly(lambda: self._storage.write_json(PROGRESS, progress, sort_keys=False))
 
     def unpublish(self) -> None:
         """No stage is running."""
-        if self._public:
-            self._storage.delete(PROGRESS)
+        self._publicly(lambda: self._storage.delete(PROGRESS))
+
+    def _publicly(self, act: Callable[[], None]) -> None:
+        if not self._public:
+            return
+        try:
+            act()
+        except StorageError as error:
+            self._public = False
+            self.display.note(f"`evoray status` will not see this stage: {error.received}")
 
     @contextmanager
     def stage(self, name: str, total: int, **facts: Any) -> Iterator[Stage]:

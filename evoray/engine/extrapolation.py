@@ -49,6 +49,7 @@ class Growth:
     tested: float  # models that are scored on test rows
     rounds: int  # of the run
     workers: int
+    unit: float = 1.0  # rows of a unit of the rehearsal over those of the run's
     cumulative: bool = False  # whether a round trains on the rows of all rounds before it as well
 
     def of(self, stage: str) -> float:
@@ -80,7 +81,7 @@ def seconds_of(stage: Rehearsed, growth: Growth, work: float = 1.0) -> float:
         return stage.seconds * growth.warm_up
     grown = work * growth.of(stage.name)
     shared = max(1, min(growth.workers, stage.units))
-    sharing = max(1, min(growth.workers, math.ceil(stage.units * grown)))
+    sharing = max(1, min(growth.workers, math.ceil(stage.units * grown * growth.unit)))
     start = max(0.0, stage.seconds - (stage.worker_seconds + stage.load_seconds) / shared)
     return start + stage.load_seconds * growth.loads(stage.name) / shared + stage.worker_seconds * grown / sharing
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evoray.errors import PoolError
+from evoray.pool.plain import plain
 from evoray.storage import Storage, scratch_folder
 
 #: Where a row was in what was given. Not a name of evoray's own, which would not be carried to the chosen rows.
@@ -23,14 +25,34 @@ POSITION = "__position__"
 _FOLDER = "given"
 _TOGETHER = 1024  # rows of a row group, and of a batch that a library gives out
 
-#: By the library that a table is of: its batches in order, and its rows at some positions.
-_BATCHES: Mapping[str, Callable[[Any], Iterable[pa.RecordBatch | pa.Table]]] = {
-    "pandas": lambda frame: pa.table(frame).to_batches(_TOGETHER),
-    "polars": lambda frame: pa.table(frame).to_batches(_TOGETHER),
-    "pyarrow": lambda frame: frame.to_batches(_TOGETHER),
-    "datasets": lambda frame: frame.with_format("arrow").iter(_TOGETHER),
-    "ray": lambda frame: frame.iter_batches(batch_size=_TOGETHER, batch_format="pyarrow"),
+
+@contextmanager
+def _in_order(frame: Any) -> Iterator[Any]:
+    """A Ray dataset whose blocks come in their order: the same rows are the same file."""
+    options = frame.context.execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield frame
+    finally:
+        options.preserve_order = before
+
+
+def _of_ray(frame: Any) -> Iterator[pa.Table]:
+    schema = frame.schema().base_schema
+    with _in_order(frame):
+        for table in frame.iter_batches(batch_size=_TOGETHER, batch_format="pyarrow"):
+            yield table.cast(schema) if isinstance(schema, pa.Schema) else table  # a block of nulls has no type
+
+
+#: By library and class: a table's batches in order.
+_BATCHES: Mapping[tuple[str, str], Callable[[Any], Iterable[pa.RecordBatch | pa.Table]]] = {
+    ("pandas", "DataFrame"): lambda frame: pa.table(frame).to_batches(_TOGETHER),
+    ("polars", "DataFrame"): lambda frame: pa.table(frame).to_batches(_TOGETHER),
+    ("pyarrow", "Table"): lambda frame: frame.to_batches(_TOGETHER),
+    ("datasets", "Dataset"): lambda frame: frame.with_format("arrow").iter(_TOGETHER),
+    ("ray", "Dataset"): _of_ray,
 }
+#: By library: the rows at some positions. Of a Ray dataset they are made anew.
 _ROWS_AT: Mapping[str, Callable[[Any, list[int]], Any]] = {
     "pandas": lambda frame, places: frame.iloc[places],
     "polars": lambda frame, places: frame[places],
@@ -60,8 +82,10 @@ def as_path(pool: Any, storage: Storage) -> str | tuple[str, ...]:
 
 
 def is_paths(pool: Any) -> bool:
-    """Whether a pool is given by where its files are, or not at all."""
-    return pool is None or isinstance(pool, str | os.PathLike | Sequence)
+    """Whether a pool is given by where its files are."""
+    if isinstance(pool, str | os.PathLike):
+        return True
+    return isinstance(pool, Sequence) and all(isinstance(one, str | os.PathLike) for one in pool) and len(pool) > 0
 
 
 def chosen_rows(pool: Any, chosen: pa.Table) -> Any:
@@ -70,7 +94,7 @@ def chosen_rows(pool: Any, chosen: pa.Table) -> Any:
     chosen: rows of the file that `as_path` wrote, with all their columns. Of a Ray dataset, which has no positions, the
     rows are a new one.
     """
-    library = _library(pool)
+    library, _ = _kind(pool)
     if library == "ray":
         import ray
 
@@ -79,26 +103,32 @@ def chosen_rows(pool: Any, chosen: pa.Table) -> Any:
     return _ROWS_AT[library](pool, chosen[POSITION].to_pylist())
 
 
-def _library(pool: Any) -> str:
-    found = type(pool).__module__.partition(".")[0]
-    if found not in _BATCHES or isinstance(pool, Mapping):
-        raise PoolError(
-            f"a pool of type {type(pool).__module__}.{type(pool).__qualname__}",
-            "paths, or a table of pandas, Polars, Arrow, Hugging Face datasets or Ray Data",
-            "choose one split of a dataset; make a table of rows that are kept in another way",
-        )
-    return found
+def _kind(pool: Any) -> tuple[str, str]:
+    """The library and class of a table, or of what it derives from. Raises PoolError for anything else."""
+    for kind in type(pool).__mro__:
+        found = (kind.__module__.partition(".")[0], kind.__name__)
+        if found in _BATCHES:
+            return found
+    raise PoolError(
+        f"a pool of type {type(pool).__module__}.{type(pool).__qualname__}",
+        "paths, or a table: DataFrame of pandas or Polars, Table of Arrow, Dataset of Hugging Face or of Ray",
+        "collect what is lazy or streamed, choose one split of a dataset, make a table of a list of rows",
+    )
 
 
 def _write(pool: Any, file: Path) -> None:
-    batches = _BATCHES[_library(pool)]
+    batches = _BATCHES[_kind(pool)]
     writer: pq.ParquetWriter | None = None
     try:
         for table in _numbered(batches(pool)):
             writer = writer or pq.ParquetWriter(file, table.schema, store_schema=False)  # types as Parquet has them
             writer.write_table(table.cast(writer.schema))
     except (pa.ArrowException, ValueError) as error:
-        raise PoolError(f"a table whose rows differ in type: {error}", "one type a column", "convert it") from error
+        raise PoolError(
+            f"a table that Arrow cannot hold: {error}",
+            "columns of one type each, with names of their own",
+            "convert it",
+        ) from error
     finally:
         if writer is not None:
             writer.close()
@@ -110,7 +140,7 @@ def _numbered(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table
     """Tables with the position of each row."""
     first = 0
     for batch in batches:
-        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        table = plain(pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch)
         if POSITION in table.column_names:
             raise PoolError(f"a table with a column {POSITION}", "another name: it is evoray's own", "rename it")
         if table.num_rows:

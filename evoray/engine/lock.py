@@ -42,7 +42,7 @@ def run_lock(storage: Storage) -> Iterator[None]:
         if holder is None:
             continue
         # Of several processes that find the same stale lock, one may remove it: who first leaves this mark.
-        if not _is_dead(holder) or not storage.create_json(f"lock-stale/{holder.get('token')}.json", mine):
+        if not is_dead(holder) or not storage.create_json(f"lock-stale/{holder.get('token')}.json", mine):
             raise _held(storage, holder)
         storage.delete(KEY)
     try:
@@ -84,7 +84,7 @@ def _identity() -> dict[str, Any]:
     }
 
 
-def _is_dead(holder: dict[str, Any]) -> bool:
+def is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder is a process of this host that has ended, or a submission that is over."""
     if _is_over(holder.get("submission"), holder.get("cluster")):
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,19 +15,21 @@ import pyarrow as pa
 from evoray.budget import Budget
 from evoray.config import RunConfig, SelectionConfig
 from evoray.engine.choose import check_picks, choose_from, open_shards
+from evoray.engine.events import Display
 from evoray.engine.extrapolation import Probe
 from evoray.engine.remote import in_task
 from evoray.engine.rundir import Rounds
 from evoray.engine.session import Session
 from evoray.engine.shards import TileSource
 from evoray.engine.stored import POOL, Features, read_features
+from evoray.errors import SelectionError
 from evoray.models.memory import peak_mb
 from evoray.pool import Split, find_target, normalise, plan_units, read_span, read_target_split, rows_from_table
 from evoray.records import Row
 from evoray.selection.selector import Goal, Request
 from evoray.storage import Storage
 
-#: Rows that are drawn in one go: more files and places are seen with fewer.
+#: Rows that are drawn from one unit of the run at least: more files and places are seen with fewer.
 _TOGETHER = 16
 #: Rows of each split of the target at most: the cost of a row is known after as many.
 _TARGET_ROWS = 48
@@ -50,37 +52,41 @@ class Drawn:
 
     pool_rows: int
     drawn_rows: int  # usable ones
-    read_rows: int  # of which they are the usable ones
-    read_seconds: float  # of one process, for reading and normalising them
+    read_rows: float  # of which they are the usable ones
+    units: int  # of the pool, as the run reads it
+    unit_seconds: float  # for reading one of them out of the pool's own files, in the mean
     characters: float  # of a usable row, in the mean
     splits: dict[str, tuple[int, int]]  # (rows, rows drawn) of each split of the target
 
 
 def draw(config: RunConfig, pool: str | Sequence[str], rows: int, storage: Storage) -> Drawn:
     """Write some rows of a run's pool and target below a storage. Raises PoolError and TargetError."""
-    return in_task(_draw, config, pool, rows, storage)
+    return in_task(draw_here, config, pool, rows, storage)
 
 
-def _draw(config: RunConfig, pool: str | Sequence[str], rows: int, storage: Storage) -> Drawn:
-    spans = plan_units(pool, _TOGETHER)
-    order = np.random.default_rng(config.seed).permutation(len(spans))
+def draw_here(config: RunConfig, pool: str | Sequence[str], rows: int, storage: Storage) -> Drawn:
+    """As `draw`, in this process."""
+    spans = plan_units(pool, config.reading.unit_rows)
+    each = max(_TOGETHER, -(-rows // len(spans)))
+    rng = np.random.default_rng(config.seed)
     found: list[Row] = []
-    read, seconds = 0, 0.0
-    for place in order:
+    read, seconds, units = 0.0, 0.0, 0
+    for place in rng.permutation(len(spans)):
         if len(found) >= rows:
             break
         started = time.monotonic()
         raw, broken = read_span(spans[place])
-        table, _ = normalise(raw, spans[place], config.reading.max_chars)
-        seconds += time.monotonic() - started
-        read += raw.num_rows + len(broken)
-        found += rows_from_table(table)
+        seconds, units = seconds + time.monotonic() - started, units + 1
+        chosen = raw.take(np.sort(rng.permutation(raw.num_rows)[:each]))
+        found += rows_from_table(normalise(chosen, spans[place], config.reading.max_chars)[0])
+        read += chosen.num_rows + len(broken) * (chosen.num_rows / raw.num_rows if raw.num_rows else 1)
     storage.write(_POOL, _lines(found))
     return Drawn(
         pool_rows=sum(span.rows for span in spans),
         drawn_rows=len(found),
         read_rows=read,
-        read_seconds=seconds,
+        units=len(spans),
+        unit_seconds=seconds / max(1, units),
         characters=sum(len(message.content) for row in found for message in row.messages) / max(1, len(found)),
         splits={split: _draw_split(config, split, storage) for split in _splits_of(config.target)},
     )
@@ -91,9 +97,14 @@ def _splits_of(target: str) -> tuple[Split, ...]:
 
 
 def _draw_split(config: RunConfig, split: Split, storage: Storage) -> tuple[int, int]:
-    """(rows, rows drawn). Test rows are counted alone: rows of validate stand for them."""
+    """(rows, rows drawn). Test rows are counted alone: rows of validate stand for them, as others, so that they are
+    scored too.
+    """
     rows, _ = read_target_split(config.target, split, config.seed)
-    shown = read_target_split(config.target, "validate", config.seed)[0] if split == "test" else rows
+    shown = rows
+    if split == "test":
+        stand_ins, _ = read_target_split(config.target, "validate", config.seed)
+        shown = [replace(row, id=f"test:{row.id}") for row in stand_ins]
     chosen = sorted(np.random.default_rng(config.seed).permutation(len(shown))[:_TARGET_ROWS].tolist())
     storage.write(f"{_TARGET}/{split}.jsonl", _lines(shown[place] for place in chosen))
     return len(rows), len(chosen)
@@ -108,8 +119,8 @@ def _lines(rows: Iterable[Row]) -> bytes:
 def rehearsed_config(config: RunConfig, drawn: Drawn, storage: Storage, workers: int) -> RunConfig:
     """The config of the rehearsal: as the run's but for its size, and for where it lies.
 
-    A round trains on as many rows as the run's, where they are not many, and else for some steps. What ends a round or
-    a run by what it learnt is left out: a rehearsal learns little.
+    A round trains on as many rows as the run's, where they are not many, and else for some steps. What ends a run by
+    what it learnt is left out: a rehearsal learns little. (`training.early_stop` stays, for the cost of its looks.)
     """
     rounds = min(config.rounds, _ROUNDS)
     unit_rows = max(4, min(config.reading.unit_rows, drawn.drawn_rows // (_UNITS * workers)))
@@ -148,10 +159,16 @@ class Rehearsal:
     storage: Storage  # of its run
     drawn: Drawn
 
-    def check(self, config: RunConfig) -> None:
-        """Raise SelectionError where the run asks for more rows than its pool seems to have."""
-        if config.selection.selector != "all":
+    def check(self, config: RunConfig, display: Display) -> None:
+        """Raise SelectionError where the run asks for more rows than its pool has; of a part of it, it is only said."""
+        if config.selection.selector == "all":
+            return
+        try:
             check_picks(config.selection.k, config.rounds, self.rows(POOL)[0])
+        except SelectionError as error:
+            if self.drawn.read_rows >= self.drawn.pool_rows:
+                raise
+            display.note(f"by the rows that were drawn, a run may be refused: {error.received}")
 
     def tokens(self) -> float:
         """How many times more tokens features of the whole pool and target are of; 1 where there are none."""

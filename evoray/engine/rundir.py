@@ -23,7 +23,7 @@ from evoray.storage import Storage
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-REHEARSAL = "rehearsal"  # until the plan is made
+REHEARSAL = ".evoray-rehearsal"  # until the plan is made: a name that no folder of the user's has
 SELECTED = "selected.parquet"  # of a round, or of a selection alone
 
 #: Settings that may differ when a run goes on: where it runs, not what it computes. `threads` is not one of them.
@@ -35,8 +35,8 @@ _MAY_CHANGE = {
     },
 }
 
-#: By these the config of a run is known.
-_KEYS = {"pool", "target", "model", "rounds", "selection"}
+#: By all these the config of a run is known: no one writes them all. Less what was added since the first version.
+_KEYS = set(RunConfig.model_fields) - {"machines"}
 
 #: Where Ray unpacks the files that came with a job: another folder for each cluster and each change of any of them.
 #: What is in them is compared by the manifest.
@@ -46,7 +46,7 @@ _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 _OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
-    "report.html", "lock-stale", PLAN, REHEARSAL, PROGRESS,
+    "report.html", "lock-stale", REHEARSAL, PROGRESS,
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")

@@ -45,6 +45,7 @@ class Session:
     stall: float  # seconds without one more unit done, after which a stage stops
     precision: Literal["float32", "bfloat16"]  # what `auto` stands for, for all workers alike
     slots: int | None  # actors that this machine's own Ray runs at a time; None: a cluster, which may grow
+    owned: bool = False  # whether the connection to Ray ends with it, and what still works there
 
     @property
     def actor_options(self) -> dict[str, float]:
@@ -117,6 +118,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
             stall=60 * config.stall_minutes,
             precision="bfloat16" if config.gpus_per_worker or computes_bfloat16() else "float32",
             slots=None if address else int(ray.cluster_resources().get("CPU", 1)),
+            owned=not joined,
         )
     finally:
         if not joined:

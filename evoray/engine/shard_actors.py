@@ -269,6 +269,12 @@ def _start(actor: Any, call: _Call) -> Any:
     return getattr(actor, method).remote(*args)
 
 
+def shard_count(asked: int | None, session: Session) -> int:
+    """Shards of a selection, where it has as many tiles. asked: None for one an actor of the session, at least two."""
+    wanted = asked or max(2, session.workers)
+    return min(wanted, session.slots or wanted)
+
+
 @contextlib.contextmanager
 def ray_shards(
     source: TileSource,
@@ -288,8 +294,7 @@ def ray_shards(
     they cannot be. extra: columns of the tiles beside features. unit_rows: features are scaled to norm 1.
     """
     n_tiles = source.count()
-    wanted = count or max(2, session.workers)
-    held = min(wanted, session.slots or wanted)
+    held = shard_count(count, session)
     if count is not None and held < count:
         _LOG.warning("selection.shards = %d, and this machine runs %d actors: %d shards are used", count, held, held)
     spans = split_tiles(n_tiles, held)

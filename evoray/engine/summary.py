@@ -338,7 +338,10 @@ def _forecast(context: Context) -> Forecast | None:
         context.site.events.display.note(f"{PLAN} is left out of the report: {error}")
         return None
     stored = yaml.safe_load(context.storage.read(CONFIG))
-    return found if found.config == identity_of(stored) else None
+    if found.config != identity_of(stored):
+        context.site.events.display.note(f"{PLAN} is left out of the report: it is of another config")
+        return None
+    return found
 
 
 def _manifest(storage: Storage) -> Manifest:

@@ -89,7 +89,7 @@ def train(
     worker costs a new launch: `session.attempts` in a row that got no further end the stage. given_up: of launches in
     threads, set where the others ended by an error. Raises the workers' EvorayError, StageError, or CancelledError.
     """
-    jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
+    jobs = [_checked(replace(job, config=session.settled(job.config)), session) for job in jobs]
     begun = [job for job in jobs if job.outcome() is None]
     if begun:
         label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
@@ -140,7 +140,17 @@ def _outcome(job: TrainJob) -> dict[str, Any]:
     return facts
 
 
-def _checked(job: TrainJob) -> TrainJob:
+def _checked(job: TrainJob, session: Session) -> TrainJob:
+    if session.slots is not None and session.gpus:
+        import ray
+
+        wanted, there = job.config.workers * session.gpus, ray.cluster_resources().get("GPU", 0)
+        if wanted > there:  # of a cluster, which may grow, it is waited for
+            raise ConfigError(
+                f"training.workers = {job.config.workers} with {session.gpus:g} GPUs each, and {there:g} here",
+                f"at most {int(there // session.gpus)} training workers",
+                "lower training.workers",
+            )
     if job.config.early_stop is not None and job.validate is None:
         raise ConfigError(
             "training.early_stop without a target",

@@ -17,7 +17,11 @@ _DEPTH = 8  # Parquet readers refuse deeper schemas; JSON text holds them as wel
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table with plain columns alone. Raises UnicodeDecodeError for text of an odd layout that is none."""
+    """The table with plain columns alone.
+
+    Raises ValueError, OverflowError or pyarrow.ArrowException for cells of an odd layout that Python cannot hold, and
+    for text that is none.
+    """
     for place, field in enumerate(table.schema):
         kind = _plain(field.type)
         if not storable(kind):
@@ -42,7 +46,7 @@ def storable(kind: pa.DataType, depth: int = _DEPTH) -> bool:
 def _plain(kind: pa.DataType) -> pa.DataType:
     """The type of the same cells in a plain layout."""
     is_a, found = pa.types, kind
-    if is_a.is_run_end_encoded(kind) or (is_a.is_dictionary(kind) and _plain(kind.value_type) != kind.value_type):
+    if is_a.is_run_end_encoded(kind) or (is_a.is_dictionary(kind) and not _is_flat(kind.value_type)):
         found = _plain(kind.value_type)
     elif is_a.is_string_view(kind):
         found = pa.string()
@@ -59,6 +63,11 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     elif is_a.is_large_list(kind) or (is_a.is_large_list_view(kind) and _plain(kind.value_type) != kind.value_type):
         found = pa.large_list(_plain_field(kind.value_field))
     return found
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    """Whether a dictionary of it is one that Parquet and the kernels take."""
+    return bool(kind.num_fields == 0) and _plain(kind) == kind
 
 
 def _plain_field(field: pa.Field) -> pa.Field:

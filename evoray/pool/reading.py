@@ -215,8 +215,9 @@ def _checked(table: pa.Table, span: UnitSpan) -> tuple[pa.Table, list[Quarantine
     table = pa.table(table.columns, schema=pa.schema([field.remove_metadata() for field in table.schema]))
     try:
         table = plain(table)
-    except UnicodeDecodeError as error:
-        raise PoolError(f"{span.file}: {error}", "text in UTF-8", "write the file again, in plain columns") from error
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        received = f"{span.file}: a column of an odd layout with cells that cannot be read: {error}"
+        raise PoolError(received, "text in UTF-8, and times within Python's", "write it in plain columns") from error
     if ROW_COLUMN in names:
         table = table.drop_columns([ROW_COLUMN])
     places = pa.array(range(span.start, span.start + table.num_rows), pa.int64())

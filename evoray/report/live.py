@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from evoray.report.cost_tables import duration
 from evoray.report.table import count, rich_table
 
 _BAR_WIDTH = 40
+#: Seconds without a sign of a running stage, after which it is said.
+_SILENT_S = 60.0
 #: What is counted of a stage, and how it is said.
 _SHOWN = (
     ("actors", "{:,.0f} actors"),
@@ -39,6 +42,8 @@ def status_view(found: Mapping[str, Any]) -> Group:
 
 def _driver(found: Mapping[str, Any]) -> str:
     lock = found["lock"]
+    if found["abandoned"]:
+        return f"process {lock.get('pid')} that drove it has ended: the command that began it goes on"
     if lock is not None:
         return f"driven by process {lock.get('pid')} on {lock.get('host')}"
     return "finished" if found["finished"] else "nobody drives it: the command that began it goes on"
@@ -51,6 +56,9 @@ def _stage(running: Mapping[str, Any]) -> list[RenderableType]:
     if total:
         parts += [ProgressBar(total=total, completed=done, width=_BAR_WIDTH), Text(f"{count(done)}/{count(total)}")]
     parts.append(Text(duration(running["seconds"])))
+    silent = time.time() - running["time"]
+    if silent > _SILENT_S:
+        parts.append(Text(f"last seen {duration(silent)} ago", style="yellow"))
     if running["seconds_left"] is not None:
         parts.append(Text(f"ETA {duration(running['seconds_left'])}"))
     line.add_row(*parts)

@@ -146,8 +146,8 @@ class Storage:
         """Remove every object below a prefix; on a disk its folders too."""
         for key in list(self.keys(prefix)):
             self.delete(key)
-        if self.is_local:
-            shutil.rmtree(self.location(prefix), ignore_errors=True)
+        if self.is_local and Path(self.location(prefix)).is_dir():
+            shutil.rmtree(self.location(prefix))
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key below a prefix (a folder name, without the closing slash), sorted."""

@@ -37,6 +37,15 @@ def test_units_that_stay_few_have_few_workers() -> None:
     assert seconds_of(stage, many) == pytest.approx(1 + 4 * 2 / 2)
 
 
+def test_units_of_the_run_are_larger_than_those_of_a_rehearsal_for_many_workers() -> None:
+    many = Growth(**{**vars(GROWTH), "workers": 64, "unit": 4 / 64})
+    stage = Rehearsed(name="read pool", seconds=5.0, worker_seconds=16.0, units=16)
+    # 16 units of 4 rows, a hundred times as many rows: 100 units of 64 rows for 64 workers.
+    assert seconds_of(stage, many) == pytest.approx(4 + 16 * 100 / 64)
+    few = Growth(**{**vars(many), "read": 8.0})
+    assert seconds_of(stage, few) == pytest.approx(4 + 16 * 8 / 8), "and eight units for eight of them"
+
+
 def test_a_training_has_its_ranks_to_itself() -> None:
     stage = Rehearsed(name="train round 1", seconds=30.0, worker_seconds=10.0)
     assert seconds_of(stage, GROWTH) == pytest.approx(20 + 10 * 4)

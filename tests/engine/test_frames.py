@@ -20,6 +20,7 @@ from evoray.engine.frames import POSITION, as_path, chosen_rows
 from evoray.engine.session import Session
 from evoray.errors import PoolError
 from evoray.storage import Storage
+from tests.pool.test_plain import UNION
 
 ROWS = [
     {"instruction": f"How much is {n} and {n}?", "output": str(2 * n), "tag": n % 3, "extra": [n, n + 1]}
@@ -88,13 +89,39 @@ def test_paths_stay_what_they_are(tmp_path: Path) -> None:
         (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), "choose one split"),
         (pa.table({"text": pa.array([], pa.string())}), "without rows"),
         (pa.table({POSITION: [1]}), "rename"),
-        (pd.DataFrame({"text": ["a", 3]}), "one type a column"),
+        (pd.DataFrame({"text": ["a", 3]}), "columns of one type each"),
+        (datasets.Dataset.from_list(ROWS).to_iterable_dataset(), "collect what is lazy"),
+        (pl.LazyFrame(ROWS), "collect what is lazy"),
+        (pd.Series(["a"]), "pandas.*Series"),
+        (ROWS, "builtins.list"),
+        (b"pool.jsonl", "builtins.bytes"),
+        (None, "builtins.NoneType"),
     ],
 )
 def test_what_cannot_be_read_is_refused(pool: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=said):
         as_path(pool, Storage(tmp_path))
     assert list(Storage(tmp_path).keys()) == []
+
+
+def test_columns_that_parquet_cannot_hold_are_kept_as_json(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS[:3]).append_column("more", UNION)
+    assert pq.read_table(as_path(table, Storage(tmp_path)))["more"].to_pylist() == ["1", '"x"', '"y"']
+
+
+def test_a_class_that_derives_from_a_table_is_one(tmp_path: Path) -> None:
+    class Mine(pd.DataFrame):
+        pass
+
+    assert as_path(Mine(ROWS), Storage(tmp_path)) == as_path(pd.DataFrame(ROWS), Storage(tmp_path))
+
+
+@pytest.mark.ray
+def test_blocks_of_a_ray_dataset_are_written_in_their_order(ray_session: Session, tmp_path: Path) -> None:
+    rows = [{"instruction": str(n), "output": "a", "note": None if n < 20 else "late"} for n in range(40)]
+    paths = {as_path(ray.data.from_items(rows, override_num_blocks=8), Storage(tmp_path)) for _ in range(3)}
+    assert len(paths) == 1
+    assert pq.read_table(paths.pop())["note"].to_pylist() == [None] * 20 + ["late"] * 20
 
 
 @pytest.mark.ray

@@ -10,15 +10,17 @@ import pytest
 
 from evoray.budget import Budget
 from evoray.config import RunConfig
-from evoray.engine.rehearsal import Drawn, RepeatedTiles, rehearsed_config
+from evoray.engine.rehearsal import Drawn, RepeatedTiles, draw_here, rehearsed_config
 from evoray.engine.shards import matrix_of
+from evoray.pool import read_target_split
 from evoray.storage import Storage
 
 DRAWN = Drawn(
     pool_rows=10_000,
     drawn_rows=256,
-    read_rows=260,
-    read_seconds=0.5,
+    read_rows=260.0,
+    units=157,
+    unit_seconds=0.02,
     characters=400.0,
     splits={"align": (300, 48), "validate": (20, 20)},
 )
@@ -67,3 +69,28 @@ def test_tiles_of_many_rows_out_of_few() -> None:
     assert tables[1].equals(tiles.read(1, ["source", "quality", "tokens", "norm"]))
     ids = [row_id for table in tables for row_id in table["id"].to_pylist()]
     assert len(set(ids)) == 50
+
+
+def test_rows_are_drawn_from_all_over_the_pool_and_no_test_row_is_shown(task: Path, tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "pool": str(task / "pool.jsonl"),
+            "target": str(task / "target"),
+            "reading": {"unit_rows": 8, "max_chars": 1000},
+        }
+    )
+    storage = Storage(tmp_path)
+    drawn = draw_here(config, str(task / "pool.jsonl"), 48, storage)
+    pool_rows = len((task / "pool.jsonl").read_text().splitlines())
+    assert (drawn.pool_rows, drawn.units) == (pool_rows, -(-pool_rows // 8))
+    assert drawn.drawn_rows >= 48 and drawn.read_rows >= drawn.drawn_rows
+    assert drawn.unit_seconds > 0 and drawn.characters > 0
+    written = {
+        split: read_target_split(str(tmp_path / "target"), split, 0)[0] for split in ("align", "validate", "test")
+    }
+    real = {split: read_target_split(str(task / "target"), split, 0)[0] for split in ("align", "validate", "test")}
+    assert drawn.splits["test"] == (len(real["test"]), len(written["test"]))
+    assert {row.messages for row in written["test"]} <= {row.messages for row in real["validate"]}
+    assert not {row.id for row in written["test"]} & {row.id for row in written["validate"]}, (
+        "or it is not scored again"
+    )

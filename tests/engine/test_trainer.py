@@ -24,7 +24,7 @@ from evoray.engine import trainer
 from evoray.engine.events import Events, Silent
 from evoray.engine.session import Session
 from evoray.engine.trainer import TrainJob, train
-from evoray.errors import StageError
+from evoray.errors import ConfigError, StageError
 from evoray.models.loading import load_model
 from evoray.models.moments import canonical_name, load_moments
 from tests.engine.training_jobs import ROWS, SEED, STEPS, VALIDATE, Workbench
@@ -257,6 +257,12 @@ def test_a_training_whose_workers_get_no_processor_says_what_they_ask_for(
     job = trained.job("waiting", workers=100)
     with pytest.raises(StageError, match=r"no step of 100 workers: each asks for 1 CPU, and free are \d+ CPU"):
         train([job], replace(ray_session, stall=10.0), events(trained))
+
+
+def test_more_gpus_than_this_machine_has_are_refused_at_once(trained: Workbench, ray_session: Session) -> None:
+    job = trained.job("greedy", workers=2)
+    with pytest.raises(ConfigError, match=r"training.workers = 2 with 1 GPUs each, and 0 here"):
+        train([job], replace(ray_session, gpus=1.0), events(trained))
 
 
 def to_a_worker(job: TrainJob, step: int, act: Callable[[psutil.Process], None]) -> psutil.Process:

@@ -38,12 +38,13 @@ COLUMNS: dict[str, pa.Array] = {
     "runs of views": pa.RunEndEncodedArray.from_arrays([2, 3], pa.array(["a", "b"], pa.string_view())),
     "dictionary": pa.array(["a", "b", "a"]).dictionary_encode(),
     "dictionary of views": pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["a", "b"], pa.string_view())),
+    "dictionary of lists": pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array([["a"], ["b", "c"]])),
     "decimal": pc.cast(pa.array([1, 2, None]), pa.decimal128(25, 2)),
     "duration": pa.array([datetime.timedelta(seconds=1)] * 3, pa.duration("ms")),
     "half": pa.array([1.5, 2.5, None], pa.float16()),
     "nothing": pa.nulls(3),
 }
-NOT_IN_PARQUET = {"runs", "runs of views", "dictionary of views"}
+NOT_IN_PARQUET = {"runs", "runs of views", "dictionary of views", "dictionary of lists"}
 AS_TEXT: dict[str, tuple[pa.Array, list[Any]]] = {
     "union": (UNION, [1, "x", "y"]),
     "struct with a union": (pa.StructArray.from_arrays([UNION], ["u"]), [{"u": 1}, {"u": "x"}, {"u": "y"}]),
@@ -104,5 +105,16 @@ def test_text_of_a_union_that_is_none_is_refused(tmp_path: Path) -> None:
         pa.array([0, 1, 1], pa.int8()), pa.array([0, 0, 1], pa.int32()), [pa.array([1]), broken]
     )
     written(column, tmp_path / "pool.arrow")
-    with pytest.raises(PoolError, match="UTF-8"):
+    with pytest.raises(PoolError, match="odd layout"):
         through(tmp_path / "pool.arrow", tmp_path / "stored")
+
+
+def test_times_that_python_cannot_hold_stay_in_plain_columns_and_are_refused_in_odd_ones(tmp_path: Path) -> None:
+    far = pa.array([10**18, 0, None], pa.timestamp("us"))
+    written(far, tmp_path / "pool.arrow")
+    raw, _ = through(tmp_path / "pool.arrow", tmp_path / "stored")
+    assert raw["more"].combine_chunks().equals(far)
+    odd = pa.StructArray.from_arrays([far, pa.array(["a", "b", "c"], pa.string_view())], ["at", "text"])
+    written(odd, tmp_path / "odd.arrow")
+    with pytest.raises(PoolError, match="odd layout"):
+        through(tmp_path / "odd.arrow", tmp_path / "stored")
