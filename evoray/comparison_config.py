@@ -67,7 +67,7 @@ class ComparisonConfig(Section):
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-comparison"  # folder or bucket URI
     launch: int = Field(8, ge=1)  # trainings in one launch of workers
-    parallel: int | None = Field(None, ge=1)  # launches at a time; None: as many as there are actors for
+    parallel: int | None = Field(None, ge=1)  # launches at a time; null: as many as there are actors for
     reading: PoolConfig = PoolConfig()
     lora: LoraConfig = LoraConfig()
     features: FeatureConfig = FeatureConfig()

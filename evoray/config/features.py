@@ -22,7 +22,7 @@ class LoraConfig(Section):
     """Shape of the LoRA adapters of the proxy and of the learner."""
 
     rank: int = Field(8, ge=1, le=256)  # of the two matrices
-    alpha: float = Field(16.0, gt=0)  # over rank: the factor of their product
+    alpha: float = Field(16.0, gt=0)  # LoRA scaling is alpha / rank
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # layers that get an adapter, by name
 
 
@@ -41,7 +41,7 @@ class CascadeConfig(Section):
     """A cheap first pass over the pool that leaves a multiple of K to the features proper."""
 
     representation: Literal["rds", "embed", "hidden_mean"] = "rds"  # of the cheap pass
-    model: str | None = None  # what it is taken from; None: the proxy (for embed: minilm)
+    model: str | None = None  # what it is taken from; null: the proxy (for embed: minilm)
     keep: float = Field(4.0, ge=1.1)  # candidates to keep, in multiples of selection.k
     recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
 
@@ -50,9 +50,9 @@ class FeatureConfig(Section):
     """Features of candidates and target rows."""
 
     representation: Representation = "auto"  # auto: what the selector's authors use
-    model: str | None = None  # the proxy; None: the model that is trained (for embed: minilm)
-    adapter: str | tuple[str, ...] | None = None  # ready adapter directories; None: warm one up
-    adapter_weights: tuple[float, ...] | None = None  # what each of several counts; None: the same
+    model: str | None = None  # the proxy; null: the model that is trained (for embed: minilm)
+    adapter: str | tuple[str, ...] | None = None  # ready adapter directories; null: warm one up
+    adapter_weights: tuple[float, ...] | None = None  # weight of each adapter where there are several; null: equal
     parameters: Literal["lora", "base"] = "lora"  # whose gradients; base: the model's own linear layers
     dim: int = Field(2048, ge=8, le=65536)  # dimensions after the sketch, of one checkpoint
     sketch: SketchKind = "sparse"  # the random map to dim dimensions
@@ -63,7 +63,7 @@ class FeatureConfig(Section):
     batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
     cascade: CascadeConfig | None = None
     warmup: WarmupConfig = WarmupConfig()
-    seed: int | None = None  # of warm-up and sketch; None: the run's. Runs that share it share features
+    seed: int | None = None  # of warm-up and sketch; null: the run's. Runs that share it share features
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
 
     @property

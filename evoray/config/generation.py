@@ -23,7 +23,7 @@ class GenerationConfig(Section):
     per_request: int = Field(1, ge=1, le=64)  # samples asked for in one request
     examples: int = Field(3, ge=1, le=32)  # align rows that a request shows
     form: Literal["fields", "json"] = "fields"  # how samples are written
-    prompt: str | None = None  # Jinja template with `examples`, `count` and `form`; None: evoray's own
+    prompt: str | None = None  # Jinja template with `examples`, `count` and `form`; null: evoray's own
     system: str | None = None  # a system message before it
     temperature: float = Field(0.8, ge=0, le=5)  # 0: the likeliest tokens
     top_p: float = Field(0.95, gt=0, le=1)  # share of the probability that tokens are drawn from
@@ -31,7 +31,7 @@ class GenerationConfig(Section):
     unit_requests: int = Field(64, ge=1)  # requests of one unit of work
 
     url: str | None = None  # of the endpoint, up to and including /v1, say
-    key_env: str | None = "OPENAI_API_KEY"  # environment variable that holds its key; null: it needs none
+    key_env: str | None = "OPENAI_API_KEY"  # environment variable that holds its key; null: the endpoint needs none
     concurrency: int = Field(16, ge=1)  # requests under way, over all workers
     requests_per_minute: float | None = Field(None, gt=0)  # started, over all workers
     timeout: float = Field(120.0, gt=0)  # seconds of one attempt
@@ -42,7 +42,7 @@ class GenerationConfig(Section):
     batch_tokens: int = Field(8192, ge=8)  # padded tokens of one batch of source: model
     precision: Precision = "auto"  # of source: model
 
-    near: float = Field(0.8, gt=0, le=1)  # Jaccard similarity of 5-grams from which a sample is another one again
+    near: float = Field(0.8, gt=0, le=1)  # samples this similar (Jaccard of 5-grams) to a row there is are dropped
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationConfig:

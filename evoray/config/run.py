@@ -23,10 +23,10 @@ class PoolConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Where the work runs; None everywhere means: this machine."""
+    """Where the work runs; null everywhere means: this machine."""
 
     address: str | None = None  # of a running Ray cluster
-    workers: int | None = Field(None, ge=1)  # actors for features and scoring; None: one per CPU
+    workers: int | None = Field(None, ge=1)  # actors for features and scoring; null: one per CPU
     gpus_per_worker: float = Field(0.0, ge=0)  # GPUs of each actor; 1 where nodes have them
     threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
     unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops
@@ -51,11 +51,11 @@ class MachineConfig(Section):
 class RunConfig(Section):
     """The whole run."""
 
-    pool: str | tuple[str, ...] | None = None  # file, folder, glob, or a list of them; None: generated rows alone
+    pool: str | tuple[str, ...] | None = None  # file, folder, glob, or a list of them; null: generated rows alone
     target: str  # a file (then it is dev) or a folder with dev and test files
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
-    store: str | None = None  # where pool, features and scores are kept; None: in `out`. Runs may share one
+    store: str | None = None  # where pool, features and scores are kept; null: in `out`. Runs may share one
     rounds: int = Field(2, ge=1)  # of choosing and training
     seed: int = 0  # of every random choice
     labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only

@@ -61,13 +61,13 @@ class SelectionConfig(Section):
 
     selector: str = "evoselect"  # a name, or a class of yours as package.module:Class
     k: int | float | str = 96  # to choose in a round: rows (96), a share of the pool (0.2), or tokens (100000tok)
-    options: dict[str, Any] = {}  # of every other selector than evoselect, whose options follow
-    #: what the choice is spread by, beside its alignment
+    options: dict[str, Any] = {}  # of the selector, for all but evoselect: its options are the keys below
+    #: the diversity term that is added to alignment
     energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
     eps: float | None = Field(None, gt=0)  # in units of cost; overrides r
-    rho: float | None = Field(None, gt=0)  # price of missing the target's weights, in units of cost; None: they are met
+    rho: float | None = Field(None, gt=0)  # price of missing the target's weights, in units of cost; null: they are met
     solver: Literal["sinkhorn", "exact"] = "sinkhorn"  # exact: without eps and energy, for pools that fit
     eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
     steps: int = Field(40, ge=1)  # of a descent
@@ -75,7 +75,7 @@ class SelectionConfig(Section):
     trials: int = Field(3, ge=1, le=16)  # choices by other lambda and r that are trained; the least validate loss stays
     shares: dict[str, tuple[float, float]] = {}  # least and largest share of the picks, by source
     max_share: float | None = Field(None, ge=0, le=1)  # largest share of every source that `shares` does not name
-    shards: int | None = Field(None, ge=1)  # solver actors; None: one per CPU, at least two
+    shards: int | None = Field(None, ge=1)  # solver actors; null: one per CPU, at least two
     cache_mb: int = Field(3072, ge=0)  # each actor's memory for kernels; beyond it a pass computes them anew
 
     @property

@@ -36,7 +36,7 @@ class TrainingConfig(Section):
     offload: Literal["none", "optimizer", "all"] = "none"  # from GPU to host memory: Adam's state, or weights as well
     workers: int = Field(2, ge=1)  # processes that train together
     precision: Precision = "auto"  # of the passes; trained weights are float32 always
-    checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; None: only early_stop's
+    checkpoint_steps: int | None = Field(50, ge=1)  # steps between checkpoints to go on from; null: only early_stop's
     early_stop: EarlyStopConfig | None = None
     start_from: Literal["base", "previous"] = Field("previous", alias="from")  # of rounds after the first
     on_harm: Literal["flag", "roll_back"] = "flag"  # a round that made the model worse on validate: go on from the best
