@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from evoray.config import TrainingConfig
 from evoray.models.loss import Batch, sample_losses
 from evoray.models.moments import BETAS, Moments, canonical_name, save_moments
+from evoray.training.operators import load_operators
 
 Model: TypeAlias = PeftModel | PreTrainedModel
 
@@ -63,6 +64,7 @@ def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
     """The DeepSpeed engine of this rank. Collective."""
     import deepspeed  # here and not above: importing it decides the accelerator of the process
 
+    load_operators()
     trained, settings = list(_trained(module).values()), engine_settings(config)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=settings)
     return engine
