@@ -40,7 +40,9 @@ def write_initial(path: Path, given: Mapping[str, Any]) -> RunConfig:
     expand(given["pool"])
     find_target(given["target"])
     folder = path.absolute().parent
-    local = ["pool", "target", *(["model"] if Path(given.get("model", "")).is_dir() and given.get("model") else [])]
+    local = ["pool", "target"]
+    if given.get("model") and Path(given["model"]).is_dir():  # else it is the name of a model
+        local.append("model")
     given = {**given, **{name: _beside(given[name], folder) for name in local}}
     text = initial_text(path.name, given)
     config = build_config(yaml.safe_load(text))

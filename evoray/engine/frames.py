@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,15 @@ _FOLDER = "given"
 _TOGETHER = 1024  # rows of a row group, and of a batch that a library gives out
 
 
-@contextmanager
-def _in_order(frame: Any) -> Iterator[Any]:
-    """A Ray dataset whose blocks come in their order: the same rows are the same file."""
-    options = frame.context.execution_options
+def _of_ray(frame: Any) -> Iterator[pa.Table]:
+    """Its blocks in their order: the same rows are the same file."""
+    schema, options = frame.schema().base_schema, frame.context.execution_options
     before, options.preserve_order = options.preserve_order, True
     try:
-        yield frame
-    finally:
-        options.preserve_order = before
-
-
-def _of_ray(frame: Any) -> Iterator[pa.Table]:
-    schema = frame.schema().base_schema
-    with _in_order(frame):
         for table in frame.iter_batches(batch_size=_TOGETHER, batch_format="pyarrow"):
             yield table.cast(schema) if isinstance(schema, pa.Schema) else table  # a block of nulls has no type
+    finally:
+        options.preserve_order = before
 
 
 #: By library and class: a table's batches in order.
