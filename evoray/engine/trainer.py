@@ -89,9 +89,10 @@ def train(
     worker costs a new launch: `session.attempts` in a row that got no further end the stage. given_up: of launches in
     threads, set where the others ended by an error. Raises the workers' EvorayError, StageError, or CancelledError.
     """
-    jobs = [_checked(replace(job, config=session.settled(job.config)), session) for job in jobs]
+    jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
     begun = [job for job in jobs if job.outcome() is None]
     if begun:
+        _check_gpus(begun[0].config.workers, session)
         label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
         with events.stage(f"train {label}", 0) as stage:
             _train_all(begun, session, events, stage, given_up)
@@ -140,17 +141,22 @@ def _outcome(job: TrainJob) -> dict[str, Any]:
     return facts
 
 
-def _checked(job: TrainJob, session: Session) -> TrainJob:
-    if session.slots is not None and session.gpus:
-        import ray
+def _check_gpus(workers: int, session: Session) -> None:
+    """Raise ConfigError for more GPUs than this machine has; of a cluster, which may grow, they are waited for."""
+    if session.slots is None or not session.gpus:
+        return
+    import ray
 
-        wanted, there = job.config.workers * session.gpus, ray.cluster_resources().get("GPU", 0)
-        if wanted > there:  # of a cluster, which may grow, it is waited for
-            raise ConfigError(
-                f"training.workers = {job.config.workers} with {session.gpus:g} GPUs each, and {there:g} here",
-                f"at most {int(there // session.gpus)} training workers",
-                "lower training.workers",
-            )
+    there = ray.cluster_resources().get("GPU", 0)
+    if workers * session.gpus > there:
+        raise ConfigError(
+            f"training.workers = {workers} with {session.gpus:g} GPUs each, and {there:g} here",
+            f"at most {int(there // session.gpus)} training workers",
+            "lower training.workers",
+        )
+
+
+def _checked(job: TrainJob) -> TrainJob:
     if job.config.early_stop is not None and job.validate is None:
         raise ConfigError(
             "training.early_stop without a target",
