@@ -100,7 +100,7 @@ def featurize(
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         identity = identify_model(model, site.events)
-        read = read_pool(as_path(pool, storage), reading or PoolConfig(), site)
+        read = read_pool(as_path(pool, out), reading or PoolConfig(), site)
         proxy = ready_proxy(model, identity, settings, lora or LoraConfig(), seed, read, site)
         found = featurise({"pool": read.source}, proxy, settings, seed, site)["pool"]
     commits = found.store.commits().values()
@@ -148,7 +148,7 @@ def select(
     reading, storage = reading or PoolConfig(), Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        read = None if pool is None else read_pool(as_path(pool, storage), reading, site)
+        read = None if pool is None else read_pool(as_path(pool, out), reading, site)
         if read is not None and features_path is None and settings.selector != "all":
             check_picks(k, 1, read.usable)
         if features_path is not None:
@@ -189,9 +189,9 @@ def score(
     was there; with `features_path` (a feature store or any Parquet file with columns id and feature) no pool and no
     model is needed.
     """
-    storage = Storage(out)
-    candidates = None if pool is None else as_path(pool, storage)
+    candidates = None if pool is None else as_path(pool, out)
     unseen = Unseen.of(potentials, candidates, features_path, reading or PoolConfig())
+    storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         return score_unseen(unseen, Site(storage=storage, session=workers, events=Events(storage, display)))
 
@@ -253,7 +253,7 @@ def train(
         identity = identify_model(model, site.events)
         if start is not None:
             start.check_base(model, identity)
-        path = as_path(data, storage)
+        path = as_path(data, out)
         pool = read_pool(path, reading, site)  # refuses unusable data before workers start
         looks = settings.early_stop is not None and target is not None
         validate = open_target(_needed(target, "--target"), "validate", seed, 64, site).source if looks else None

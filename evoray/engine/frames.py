@@ -53,15 +53,16 @@ _ROWS_AT: Mapping[str, Callable[[Any, list[int]], Any]] = {
 }
 
 
-def as_path(pool: Any, storage: Storage) -> str | tuple[str, ...]:
-    """Where a pool's files are: paths as they are, a table of another library as a file of its rows below a storage.
+def as_path(pool: Any, out: str | Path) -> str | tuple[str, ...]:
+    """Where a pool's files are: paths as they are, a table of another library as a file of its rows below `out`.
 
-    Raises PoolError for anything else.
+    For paths nothing is made. Raises PoolError for anything else.
     """
     if isinstance(pool, str | os.PathLike):
         return os.fspath(pool)
     if is_paths(pool):
         return tuple(map(os.fspath, pool))
+    storage = Storage(out)
     with scratch_folder() as scratch:
         file = scratch / "pool.parquet"
         _write(pool, file)

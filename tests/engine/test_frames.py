@@ -19,7 +19,6 @@ from evoray.config import ClusterConfig
 from evoray.engine.frames import POSITION, as_path, chosen_rows
 from evoray.engine.session import Session
 from evoray.errors import PoolError
-from evoray.storage import Storage
 from tests.pool.test_plain import UNION
 
 ROWS = [
@@ -49,14 +48,14 @@ def as_rows(frame: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("library", MAKERS)
 def test_a_table_becomes_a_file_and_its_chosen_rows_a_table_again(library: str, tmp_path: Path) -> None:
-    frame, storage = MAKERS[library](ROWS), Storage(tmp_path)
-    path = as_path(frame, storage)
+    frame = MAKERS[library](ROWS)
+    path = as_path(frame, tmp_path)
     written = pq.read_table(path)
     kept = written.select([name for name in written.column_names if not name.startswith("__")])
     assert kept.to_pylist() == ROWS
     assert written[POSITION].to_pylist() == list(range(30))
-    assert as_path(MAKERS[library](ROWS), storage) == path, "named by its content"
-    assert as_path(MAKERS[library](ROWS[1:]), storage) != path
+    assert as_path(MAKERS[library](ROWS), tmp_path) == path, "named by its content"
+    assert as_path(MAKERS[library](ROWS[1:]), tmp_path) != path
     chosen = chosen_rows(frame, written.take(PLACES))
     assert type(chosen) is type(frame)
     assert as_rows(chosen) == [ROWS[place] for place in PLACES]
@@ -70,15 +69,15 @@ def test_an_index_of_pandas_stays() -> None:
 
 def test_a_dataset_with_chosen_rows_and_a_format_is_taken_as_it_is_seen(tmp_path: Path) -> None:
     frame = datasets.Dataset.from_list(ROWS).select(range(10, 20)).with_format("numpy")
-    path = as_path(frame, Storage(tmp_path))
+    path = as_path(frame, tmp_path)
     assert pq.read_table(path)["output"].to_pylist() == [row["output"] for row in ROWS[10:20]]
 
 
 def test_paths_stay_what_they_are(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
-    assert as_path(Path("a") / "b.jsonl", storage) == "a/b.jsonl"
-    assert as_path(["a.jsonl", Path("b.jsonl")], storage) == ("a.jsonl", "b.jsonl")
-    assert list(storage.keys()) == []
+    out = tmp_path / "out"
+    assert as_path(Path("a") / "b.jsonl", out) == "a/b.jsonl"
+    assert as_path(["a.jsonl", Path("b.jsonl")], out) == ("a.jsonl", "b.jsonl")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -100,26 +99,26 @@ def test_paths_stay_what_they_are(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_refused(pool: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=said):
-        as_path(pool, Storage(tmp_path))
-    assert list(Storage(tmp_path).keys()) == []
+        as_path(pool, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_columns_that_parquet_cannot_hold_are_kept_as_json(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(ROWS[:3]).append_column("more", UNION)
-    assert pq.read_table(as_path(table, Storage(tmp_path)))["more"].to_pylist() == ["1", '"x"', '"y"']
+    assert pq.read_table(as_path(table, tmp_path))["more"].to_pylist() == ["1", '"x"', '"y"']
 
 
 def test_a_class_that_derives_from_a_table_is_one(tmp_path: Path) -> None:
     class Mine(pd.DataFrame):
         pass
 
-    assert as_path(Mine(ROWS), Storage(tmp_path)) == as_path(pd.DataFrame(ROWS), Storage(tmp_path))
+    assert as_path(Mine(ROWS), tmp_path) == as_path(pd.DataFrame(ROWS), tmp_path)
 
 
 @pytest.mark.ray
 def test_blocks_of_a_ray_dataset_are_written_in_their_order(ray_session: Session, tmp_path: Path) -> None:
     rows = [{"instruction": str(n), "output": "a", "note": None if n < 20 else "late"} for n in range(40)]
-    paths = {as_path(ray.data.from_items(rows, override_num_blocks=8), Storage(tmp_path)) for _ in range(3)}
+    paths = {as_path(ray.data.from_items(rows, override_num_blocks=8), tmp_path) for _ in range(3)}
     assert len(paths) == 1
     assert pq.read_table(paths.pop())["note"].to_pylist() == [None] * 20 + ["late"] * 20
 

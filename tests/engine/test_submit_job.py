@@ -33,14 +33,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def driver_of(cluster: Cluster) -> psutil.Process:
     """The process of the one job that runs: neither the shell that started it nor a worker."""
-    found = [
-        process
-        for node in cluster.nodes
-        for process in node.processes()
-        if process.cmdline()[1:4] == ["-m", "evoray.driver", "run"]
-    ]
-    (driver,) = found
+    processes = [process for node in cluster.nodes for process in node.processes()]
+    (driver,) = [process for process in processes if _arguments(process)[:3] == ["-m", "evoray.driver", "run"]]
     return driver
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    """What a process was started with; of one that has ended meanwhile (Ray's workers come and go) nothing."""
+    try:
+        return process.cmdline()[1:]
+    except psutil.NoSuchProcess:  # a zombie, too
+        return []
 
 
 def test_a_run_whose_driver_is_killed_goes_on_as_the_next_attempt_and_chooses_the_same_rows(
