@@ -8,9 +8,9 @@ range into the O(log T) maximal nodes that it covers alone; the driver folds the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ Op = Literal["sum", "min", "max", "logaddexp"]
 #: A tile, and one array for each operation.
 Value = tuple[int, tuple[Array, ...]]
 Nodes = dict[tuple[int, int], tuple[Array, ...]]
+
+#: Partial sums, or whatever stands for them where they lie elsewhere.
+Part = TypeVar("Part")
 
 _COMBINE = {"sum": np.add, "min": np.minimum, "max": np.maximum, "logaddexp": np.logaddexp}
 
@@ -70,6 +73,14 @@ def combine(parts: Iterable[Partials], n_tiles: int) -> Partials:
         for node, arrays in part.nodes.items():
             _put(nodes, node, arrays, n_tiles, ops)
     return Partials(ops=ops, nodes=nodes)
+
+
+def in_groups(parts: Sequence[Part], width: int, combined: Callable[[Sequence[Part]], Part]) -> list[Part]:
+    """At most `width` parts (2 or more) with the same sum: neighbours as one, in groups of as many, level by level."""
+    left = list(parts)
+    while len(left) > width:
+        left = [combined(left[start : start + width]) for start in range(0, len(left), width)]
+    return left
 
 
 def merge(parts: Iterable[Partials], n_tiles: int) -> tuple[Array, ...]:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from evoray.alignment.reduction import Array, Partials, combine, merge
+from evoray.alignment.reduction import Array, Partials, combine, in_groups, merge
 from evoray.engine import metrics
 from evoray.engine.remote import fetch
 from evoray.engine.session import Session
@@ -181,10 +182,7 @@ class RayShards:
         """Fewer parts with the same sum; None where shards are few, or where one of them was lost."""
         if len(references) <= FAN_IN:
             return None
-        task = ray.remote(num_cpus=0)(_combine)
-        while len(references) > FAN_IN:
-            groups = [references[start : start + FAN_IN] for start in range(0, len(references), FAN_IN)]
-            references = [task.remote(self._n_tiles, *group) for group in groups]
+        references = in_groups(references, FAN_IN, lambda group: _combining().remote(self._n_tiles, *group))
         try:
             found: list[Partials] = fetch(references, self._stall, "partial sums of the solver's shards")
         except (RayActorError, RayTaskError) as error:
@@ -258,6 +256,12 @@ def _shared(method: str, args: tuple[Any, ...]) -> _Call:
 def _name(call: _Call) -> str:
     method, args = call
     return str(args[0]) if method == "run" else method
+
+
+@cache
+def _combining() -> Any:
+    """The task of `_combine`, made once: the code of a new one goes out with its first call, milliseconds each time."""
+    return ray.remote(num_cpus=0)(_combine)
 
 
 def _combine(n_tiles: int, *parts: Partials) -> Partials:
