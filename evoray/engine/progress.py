@@ -15,6 +15,8 @@ from evoray.engine.events import Stage
 from evoray.engine.watchdog import stalled
 
 _SECONDS = 0.5
+#: Of work that somebody waits for to its end: never set.
+NEVER = threading.Event()
 
 Measured = Mapping[str, Any]
 Result = TypeVar("Result")
@@ -52,7 +54,7 @@ def counted(
     stall: float,
     waiting: Callable[[], str],
     on_measured: Callable[[Measured], None] = _ignore,
-    given_up: threading.Event | None = None,
+    given_up: threading.Event = NEVER,
 ) -> Result:
     """The result of work that runs elsewhere and reports to the `Counter` actor that it is given.
 
@@ -66,7 +68,7 @@ def counted(
     seen, moved = (0, 0), time.monotonic()
     try:
         while not wait([result], timeout=_SECONDS).done:
-            if given_up is not None and given_up.is_set():
+            if given_up.is_set():
                 raise CancelledError
             before, seen = seen, _look(counter, stage, on_measured) or seen
             if seen != before:
