@@ -133,7 +133,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def to_device(model: Any) -> Any:
-    """The model on this process's accelerator where it has one."""
+    """The model on the GPU that this process sees; an engine's worker sees one only where it asked for one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
