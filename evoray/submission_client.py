@@ -11,14 +11,13 @@ import asyncio
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Expired
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from evoray.engine.session import token_file
+from evoray.engine.watchdog import beside
 from evoray.errors import ConfigError, EvorayError, StageError, first_line
 from evoray.submission_attempts import NAME, OUT, Job
 
@@ -102,7 +101,7 @@ class RayCluster:
         from ray.exceptions import AuthenticationError
 
         try:
-            return _within(seconds, question)
+            return beside(question).result(seconds)  # a lost host never closes its connections
         except AuthenticationError as error:
             raise _refused(self.address, error) from error
         except (OSError, Expired) as error:  # whatever `requests` raises is one of the first
@@ -116,20 +115,6 @@ class RayCluster:
             raise StageError(
                 f"the jobs of {self.address}: {error}", "a job that Ray takes", "see the message; then submit again"
             ) from error
-
-
-def _within(seconds: float, question: Callable[[], Result]) -> Result:
-    """The answer, in a thread that is left alone where it does not come: a lost host never closes its connections."""
-    answer: Future[Result] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(question())
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is asked for
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    return answer.result(seconds)
 
 
 def _job(details: Any) -> Job:
