@@ -1,4 +1,4 @@
-"""What the source says of the fields of a class: the comment at the end of a field's line, or `#:` in the one above."""
+"""What the source says of a class and its fields: the comment at the end of a line, or `#:` in the one above."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def field_comments(kind: type) -> dict[str, str]:
         if one.__module__.startswith("evoray") or one is kind:
             found |= _own(one)
     return found
+
+
+def first_line(kind: type) -> str:
+    """What a class says of itself first."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
 def _own(kind: type) -> dict[str, str]:

@@ -9,12 +9,13 @@ import difflib
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from evoray.config import RunConfig
+from evoray.config.section import sections_in
 from evoray.errors import ConfigError
 
 #: Values in messages: YAML's aliases can make a few lines stand for gigabytes.
@@ -140,16 +141,9 @@ def _keys_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str
     section = root
     for part in location:
         fields = section.model_fields
-        found = _section_in(fields[str(part)].annotation) if str(part) in fields else None
+        found = next(sections_in(fields[str(part)].annotation), None) if str(part) in fields else None
         section = found or section  # a number is a place in a list of sections
     return sorted(field.alias or name for name, field in section.model_fields.items())
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, may leave out, or has a list of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

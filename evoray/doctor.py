@@ -26,7 +26,6 @@ Status = Literal["ok", "warning", "FAIL"]
 
 _PACKAGES = ("torch", "ray", "transformers", "peft", "deepspeed", "pyarrow")
 _LOOPBACK = ("127.", "::1", "localhost")
-_PORT = 8265  # of a dashboard whose address names none: Ray's default
 _ANSWER_S = 5.0
 _ROOM_GB, _MEMORY_GB = 10.0, 8.0  # of disk and memory, below which even a small model's run is tight
 
@@ -144,23 +143,25 @@ def _token() -> Finding:
 
 def _dashboard(address: str) -> Iterator[Finding]:
     place = urlsplit(address)
-    reachable = _listens_beyond_loopback(place.port or _PORT) or not (place.hostname or "").startswith(_LOOPBACK)
+    port = place.port or {"https": 443}.get(place.scheme, 80)  # the one that is asked
+    reachable = _listens_beyond_loopback(port) or not (place.hostname or "").startswith(_LOOPBACK)
     try:
         # As a stranger would: no token, no proxy of this machine.
         answer = httpx2.get(f"{address.rstrip('/')}/api/jobs/", timeout=_ANSWER_S, trust_env=False)
     except httpx2.HTTPError as error:
         yield Finding(check="Jobs API", status="ok", found=f"nothing answers at {address} ({type(error).__name__})")
         return
-    refused = answer.status_code in (401, 403)
-    if refused:
+    status: Status
+    if answer.status_code in (401, 403):
+        status = "warning"  # of being reachable
         yield Finding(check="Jobs API", status="ok", found=f"{address} wants a token")
     else:
+        status = "FAIL"
         remedy = "start the cluster with RAY_AUTH_MODE=token: everybody who reaches it can run programs there"
         found = f"{address} answers without a token (HTTP {answer.status_code})"
         yield Finding(check="Jobs API", status="FAIL", found=found, remedy=remedy)
     if reachable:
         remedy = "start Ray with --dashboard-host=127.0.0.1 and reach it through an SSH tunnel"
-        status: Status = "warning" if refused else "FAIL"
         yield Finding(check="dashboard", status=status, found=f"{address} is not on loopback alone", remedy=remedy)
     else:
         yield Finding(check="dashboard", status="ok", found="on loopback alone")

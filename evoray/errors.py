@@ -7,6 +7,11 @@ children are mistakes in the input: the command line prints them without a trace
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class EvorayError(Exception):
     """Base of the tree: `received`, `expected` and `remedy` are sentences without a full stop."""
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from evoray.config import RunConfig, Section
-from evoray.config_comments import field_comments
+from evoray.config import RunConfig
+from evoray.config.section import may_be_null, section_in
+from evoray.config_comments import field_comments, first_line
 from evoray.config_file import build_config
 from evoray.errors import ConfigError
 from evoray.pool import find_target
@@ -63,8 +62,8 @@ def _lines(section: type[BaseModel], given: Mapping[str, Any], path: str, indent
     for name, field in section.model_fields.items():
         key = field.alias or name
         full = f"{path}{key}"
-        inner, optional = _section_of(field)
-        about = comments.get(name, "") or (_first_line(inner) if inner else "")
+        inner, optional = section_in(field.annotation), may_be_null(field.annotation)
+        about = comments.get(name, "") or (first_line(inner) if inner else "")
         if inner is None or optional:
             shown = full in given
             value = given[full] if shown else field.get_default(call_default_factory=True)
@@ -75,18 +74,6 @@ def _lines(section: type[BaseModel], given: Mapping[str, Any], path: str, indent
             yield _line(f"{indent}{key}:", about, any(one.startswith(f"{full}.") for one in given))
             yield from _lines(inner, given, f"{full}.", f"{indent}  ")
         apart = inner is not None and not optional
-
-
-def _section_of(field: FieldInfo) -> tuple[type[Section] | None, bool]:
-    """The section that a key holds, and whether a run may do without."""
-    either = get_origin(field.annotation) in (Union, UnionType)
-    kinds = get_args(field.annotation) if either else (field.annotation,)
-    found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-    return (found[0] if len(found) == 1 else None), NoneType in kinds
-
-
-def _first_line(section: type[Section]) -> str:
-    return (section.__doc__ or "").strip().partition("\n")[0]
 
 
 def _line(text: str, comment: str, shown: bool) -> str:

@@ -89,7 +89,6 @@ def _forecast(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int,
     stages = [Rehearsed.of(event) for event in logged(rehearsal.storage) if event["event"] == "stage"]
     growth = _growth(config, rehearsal, workers, k)
     costs = by_kind(stages, growth)
-    costs["read"] = (_reading(costs["read"][0], rehearsal, growth), costs["read"][1])
     costs["select"] = _selection(config, rehearsal, workers, k, stages)
     rows, drawn = rehearsal.rows("pool")
     kept = _kept(config, rehearsal, growth)
@@ -115,27 +114,22 @@ def _forecast(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int,
 
 def _growth(config: RunConfig, rehearsal: Rehearsal, workers: Session, k: int) -> Growth:
     rows, drawn = rehearsal.rows("pool")
-    small = rehearsal.config
+    files, small = rehearsal.drawn, rehearsal.config
     arms = 2 if config.evaluation.control and is_featured(config.selection) else 1
     asked = config.features.warmup.rows
     return Growth(
-        read=rehearsal.drawn.pool_rows / rehearsal.drawn.drawn_rows,
+        read=files.pool_rows / files.drawn_rows,
         warm_up=min(asked, rows) / min(asked, drawn),
         featurise=rehearsal.tokens(),
         train=k / picks_of(small, drawn, rehearsal.mean_tokens()),
-        evaluate={split: all_rows / some for split, (all_rows, some) in rehearsal.drawn.splits.items()},
+        evaluate={split: all_rows / some for split, (all_rows, some) in files.splits.items()},
         tested=(1 + arms * config.rounds) / (1 + arms * small.rounds),
         rounds=config.rounds,
         workers=workers.workers,
+        files=files.unit_seconds * files.units / min(workers.workers, files.units),
         unit=small.reading.unit_rows / config.reading.unit_rows,
         cumulative=config.training.start_from == "base",
     )
-
-
-def _reading(rehearsed: float, rehearsal: Rehearsal, growth: Growth) -> float:
-    """Seconds of reading the pool. Its own files were read in drawing: those of the rehearsal are others."""
-    drawn = rehearsal.drawn
-    return rehearsed + drawn.unit_seconds * drawn.units / min(growth.workers, drawn.units)
 
 
 def _selection(

@@ -6,6 +6,7 @@ T tokens, V vocabulary, R LoRA rank. `cost_NM` is a matrix of N candidates by M 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,12 @@ MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 #: Bits of the `flags` column of a feature unit.
 FLAG_TRUNCATED = 1
 FLAG_NORM_OUTLIER = 2  # the norm is far off those of the unit's other rows
+
+
+def drawn(salt: str, content: bytes, size: int = 8) -> int:
+    """A number of `size` bytes, drawn by what something says and not by where it stands: BLAKE2b, equal in every
+    process."""
+    return int.from_bytes(hashlib.blake2b(salt.encode() + content, digest_size=size).digest(), "big")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 
 from evoray.comparison_config import ComparisonConfig
 from evoray.config import RunConfig
+from evoray.config.section import sections_in
 from evoray.config_comments import field_comments
 from evoray.errors import ConfigError
 
@@ -40,16 +40,9 @@ def _sections(kind: type[BaseModel], seen: frozenset[type[BaseModel]] = frozense
     """A section and all that it is made of."""
     yield kind
     for field in kind.model_fields.values():
-        for inner in _models_in(field.annotation):
+        for inner in sections_in(field.annotation):
             if inner not in seen:
                 yield from _sections(inner, seen | {kind})
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in getattr(annotation, "__args__", ()):
-        yield from _models_in(part)
 
 
 def _explain(schema: dict[str, Any], section: type[BaseModel]) -> None:

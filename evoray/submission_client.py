@@ -11,15 +11,14 @@ import asyncio
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Expired
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from evoray.engine.session import token_file
-from evoray.errors import ConfigError, EvorayError, StageError
+from evoray.engine.watchdog import beside
+from evoray.errors import ConfigError, EvorayError, StageError, first_line
 from evoray.submission_attempts import NAME, OUT, Job
 
 _ANSWER_S = 60.0
@@ -93,7 +92,7 @@ class RayCluster:
         try:
             asyncio.run(read())
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            raise ConnectionError(_first_line(error)) from error
+            raise ConnectionError(first_line(error)) from error
 
     def _ask(
         self, question: Callable[[], Result], *, seconds: float = _ANSWER_S, unknown: bool = False, once: bool = False
@@ -102,34 +101,20 @@ class RayCluster:
         from ray.exceptions import AuthenticationError
 
         try:
-            return _within(seconds, question)
+            return beside(question).result(seconds)  # a lost host never closes its connections
         except AuthenticationError as error:
             raise _refused(self.address, error) from error
         except (OSError, Expired) as error:  # whatever `requests` raises is one of the first
-            raise ConnectionError(_first_line(error)) from error
+            raise ConnectionError(first_line(error)) from error
         except RuntimeError as error:
             status = _STATUS.search(str(error))
             if status and unknown and status[1] == "404":
                 return None
             if status and status[1].startswith("5") and not (once and "Traceback" in str(error)):
-                raise ConnectionError(_first_line(error)) from error
+                raise ConnectionError(first_line(error)) from error
             raise StageError(
                 f"the jobs of {self.address}: {error}", "a job that Ray takes", "see the message; then submit again"
             ) from error
-
-
-def _within(seconds: float, question: Callable[[], Result]) -> Result:
-    """The answer, in a thread that is left alone where it does not come: a lost host never closes its connections."""
-    answer: Future[Result] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(question())
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is asked for
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    return answer.result(seconds)
 
 
 def _job(details: Any) -> Job:
@@ -147,14 +132,10 @@ def _job(details: Any) -> Job:
 def _refused(address: str, error: BaseException) -> EvorayError:
     sent = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     return ConfigError(
-        f"{address} refuses " + ("this token" if sent else "who comes without a token") + f" ({_first_line(error)})",
+        f"{address} refuses " + ("this token" if sent else "who comes without a token") + f" ({first_line(error)})",
         "the token that the cluster was started with",
         f"export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file {token_file()} with that token",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from config_pages import config_keys, section_in
+from config_pages import config_keys
 
 import evoray
 from evoray.comparison_config import ComparisonConfig, EntryConfig, build_comparison
 from evoray.config import SELECTORS, GenerationConfig, RunConfig
+from evoray.config.section import section_in
 from evoray.config_comments import field_comments
 from evoray.config_file import build_config
 from evoray.selection.selectors import build_selector, selector_class

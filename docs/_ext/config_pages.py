@@ -12,7 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from evoray.comparison_config import EntryConfig
 from evoray.config import MachineConfig
-from evoray.config_comments import field_comments
+from evoray.config.section import may_be_null, section_in
+from evoray.config_comments import field_comments, first_line
 
 Field = Any  # pydantic.fields.FieldInfo
 
@@ -56,7 +57,11 @@ def key_table(model: type[BaseModel], path: str = "", *, elsewhere: Sequence[str
         inner = section_in(field.annotation)
         full = f"{path}.{key}" if path else key
         page = "config.md" if name in elsewhere else ""
-        kind = type_of(field) if inner is None else f"[section]({page}#{slug(full)})" + _or_null(field)
+        kind = (
+            type_of(field)
+            if inner is None
+            else f"[section]({page}#{slug(full)})" + " or `null`" * may_be_null(field.annotation)
+        )
         said = comments.get(name, "") if inner is None else first_line(inner)
         rows.append((f"`{key}`", kind, default_of(field), said))
     return table(("key", "type", "default", "what it is"), rows)
@@ -95,24 +100,6 @@ def selector_block(name: str) -> str:
         else option_table(kind)
     )
     return "\n".join(lines) + f"\n\n{options}"
-
-
-def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds or may leave out; None for a value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (dict, tuple, list):
-        return None
-    return next((found for part in get_args(annotation) if (found := section_in(part)) is not None), None)
-
-
-def first_line(kind: type) -> str:
-    """What a class says of itself first."""
-    return (kind.__doc__ or "").strip().partition("\n")[0]
-
-
-def _or_null(field: Field) -> str:
-    return " or `null`" if NoneType in get_args(field.annotation) else ""
 
 
 def type_of(field: Field) -> str:

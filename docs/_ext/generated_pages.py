@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from command_pages import command_page
 from config_pages import config_page, key_table, selector_block
@@ -15,6 +16,15 @@ from evoray.config import MachineConfig, RunConfig
 SHARED = ("reading", "lora", "features", "selection", "training", "feedback", "evaluation", "cluster")
 PLACE = re.compile(r"^<!-- evoray: (\w+) ?([\w:.]*) -->$", re.MULTILINE)
 
+_ROOT = Path(__file__).parents[2]
+
+
+def run_files() -> str:
+    """The files of a run directory, as CONTRIBUTING.md lists them."""
+    text = (_ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.partition("## The way of the data through a run directory\n\n")[2].partition("\n\n")[0]
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "config": lambda _: config_page(RunConfig),
     "comparison": lambda _: config_page(ComparisonConfig, skip=SHARED),
@@ -22,6 +32,7 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "machine": lambda _: key_table(MachineConfig),
     "commands": lambda _: command_page(),
     "selector": selector_block,
+    "files": lambda _: run_files(),
 }
 
 

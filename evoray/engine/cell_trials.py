@@ -12,7 +12,7 @@ from evoray.engine.cell_models import CellModel, job_of, train_all
 from evoray.engine.cell_selections import Wanted, read_selection
 from evoray.engine.proxy import Checkpoint
 from evoray.engine.stages import score
-from evoray.engine.trials import trial_facts
+from evoray.engine.trials import kept_of
 
 _Key = tuple[Wanted, int]
 
@@ -53,17 +53,14 @@ def _best(
     models: Mapping[_Key, CellModel],
     losses: Mapping[_Key, float],
 ) -> dict[str, Any]:
-    places = range(1 + len(record["others"])) if record["others"] else []
-    if not places:
+    if not record["others"]:
         return record
-    kept = min(places, key=lambda place: (losses[one, place], place))
-    tried = [
-        trial_facts(choices[one, place]["facts"], losses[one, place], models[one, place].facts) for place in places
-    ]
-    best = choices[one, kept]
+    keys = [(one, place) for place in range(1 + len(record["others"]))]
+    outcomes = [models[key].facts for key in keys]
+    kept, facts = kept_of([choices[key]["facts"] for key in keys], [losses[key] for key in keys], outcomes)
     return {
-        **best,
+        **choices[keys[kept]],
         "others": record["others"],
-        "facts": {**best["facts"], "trials": {"kept": kept, "tried": tried}},
-        "tried_seconds": sum(models[one, place].facts["seconds"] for place in places if place != kept),
+        "facts": facts,
+        "tried_seconds": sum(outcome["seconds"] for place, outcome in enumerate(outcomes) if place != kept),
     }

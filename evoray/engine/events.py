@@ -122,6 +122,11 @@ class Stage:
         )
 
     @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self._started
+
+    @property
     def counted(self) -> dict[str, float]:
         """What was counted so far."""
         return {name: round(amount, 3) for name, amount in self.counts.items()}
@@ -196,15 +201,14 @@ class Events:
     @contextmanager
     def stage(self, name: str, total: int, **facts: Any) -> Iterator[Stage]:
         """Show and time one stage; a stage that fails leaves an event too."""
-        started = time.monotonic()
-        self.display.begin(name, total)
         running, finished = Stage(self.display, self.about(stage=name), total), False
+        self.display.begin(name, total)
         running.begin()
         try:
             yield running
             self.unpublish()
             finished = True
         finally:
-            seconds = time.monotonic() - started
+            seconds = running.seconds
             self.display.end(seconds)
             self.write("stage", stage=name, seconds=round(seconds, 3), finished=finished, **running.counted, **facts)

@@ -49,6 +49,7 @@ class Growth:
     tested: float  # models that are scored on test rows
     rounds: int  # of the run
     workers: int
+    files: float = 0.0  # seconds of reading the pool's own files: those of the rehearsal are others, drawn from them
     unit: float = 1.0  # rows of a unit of the rehearsal over those of the run's
     cumulative: bool = False  # whether a round trains on the rows of all rounds before it as well
 
@@ -83,7 +84,9 @@ def seconds_of(stage: Rehearsed, growth: Growth, work: float = 1.0) -> float:
     shared = max(1, min(growth.workers, stage.units))
     sharing = max(1, min(growth.workers, math.ceil(stage.units * grown * growth.unit)))
     start = max(0.0, stage.seconds - (stage.worker_seconds + stage.load_seconds) / shared)
-    return start + stage.load_seconds * growth.loads(stage.name) / shared + stage.worker_seconds * grown / sharing
+    loads = stage.load_seconds * growth.loads(stage.name) / shared
+    files = growth.files if kind_of(stage.name) == "read" else 0.0
+    return start + loads + stage.worker_seconds * grown / sharing + files
 
 
 def by_kind(stages: Iterable[Rehearsed], growth: Growth) -> dict[str, tuple[float, float | None]]:

@@ -6,15 +6,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, wait
 from typing import Any, TypeVar
 
 import ray
 
 from evoray.engine.events import Stage
-from evoray.engine.watchdog import stalled
+from evoray.engine.watchdog import beside, stalled
 
 _SECONDS = 0.5
+#: Of work that somebody waits for to its end: never set.
+NEVER = threading.Event()
 
 Measured = Mapping[str, Any]
 Result = TypeVar("Result")
@@ -52,7 +54,7 @@ def counted(
     stall: float,
     waiting: Callable[[], str],
     on_measured: Callable[[Measured], None] = _ignore,
-    given_up: threading.Event | None = None,
+    given_up: threading.Event = NEVER,
 ) -> Result:
     """The result of work that runs elsewhere and reports to the `Counter` actor that it is given.
 
@@ -62,11 +64,11 @@ def counted(
     left alone: it ends with the connection to Ray.
     """
     counter = ray.remote(num_cpus=0)(Counter).remote()
-    result = _begun(work, counter)
+    result = beside(lambda: work(counter))
     seen, moved = (0, 0), time.monotonic()
     try:
         while not wait([result], timeout=_SECONDS).done:
-            if given_up is not None and given_up.is_set():
+            if given_up.is_set():
                 raise CancelledError
             before, seen = seen, _look(counter, stage, on_measured) or seen
             if seen != before:
@@ -77,20 +79,6 @@ def counted(
         return result.result()
     finally:
         ray.kill(counter)
-
-
-def _begun(work: Callable[[Any], Result], counter: Any) -> Future[Result]:
-    """The work in a thread that does not outlive the process; Ctrl-C stays with the main one."""
-    result: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work(counter))
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return result
 
 
 def _look(counter: Any, stage: Stage, on_measured: Callable[[Measured], None]) -> tuple[int, int] | None:

@@ -222,12 +222,12 @@ def _counted(
     function: Callable[..., Any], arguments: Sequence[Any], config: FeatureConfig, stage: Stage, site: Site
 ) -> Any:
     """The result of a function that takes a counter last, in a process of its own."""
-    cpus = config.warmup.threads
+    cpus, gpus = config.warmup.threads, site.session.gpus
     return counted(
-        lambda counter: in_process(function, *arguments, counter, cpus=cpus),
+        lambda counter: in_process(function, *arguments, counter, cpus=cpus, gpus=gpus),
         stage,
         site.session.stall,
-        lambda: f"no process for it: {asked_and_free({'num_cpus': cpus})}",
+        lambda: f"no process for it: {asked_and_free({'num_cpus': cpus, 'num_gpus': gpus})}",
     )
 
 

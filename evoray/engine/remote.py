@@ -25,7 +25,7 @@ def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
     return result
 
 
-def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1) -> Result:
+def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Result:
     """As `in_task`, in a process of its own that ends with the work and gives its memory back.
 
     For work that loads a model: the worker of a task stays, and with it what the allocator does not return. A process
@@ -38,7 +38,7 @@ def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1
         reraise=True,
     )
     try:
-        result: Result = lost(_once, function, arguments, cpus)
+        result: Result = lost(_once, function, arguments, cpus, gpus)
         return result
     except RayActorError as error:
         raise StageError(
@@ -48,8 +48,8 @@ def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1
         ) from error
 
 
-def _once(function: Callable[..., Result], arguments: Sequence[Any], cpus: float) -> Result:
-    actor = ray.remote(num_cpus=cpus)(_Runner).remote()
+def _once(function: Callable[..., Result], arguments: Sequence[Any], cpus: float, gpus: float) -> Result:
+    actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Runner).remote()
     try:
         result: Result = fetch(actor.run.remote(function, *arguments))
         return result

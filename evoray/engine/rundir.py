@@ -42,8 +42,8 @@ _KEYS = set(RunConfig.model_fields) - {"machines"}
 #: What is in them is compared by the manifest.
 _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 
-#: First parts of the keys that a run writes. The lock is not one of them: it is held while they are deleted.
-_OF_A_RUN = (
+#: First parts of the keys that a run writes. Not of them: the lock, which is held while they are deleted, and the plan.
+OF_A_RUN = (
     CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
     "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
     "report.html", "lock-stale", REHEARSAL, PROGRESS,
@@ -121,7 +121,7 @@ def start_anew(storage: Storage) -> None:
     if _stored_config(storage) is None:
         return
     for key in list(storage.keys()):
-        if key.partition("/")[0] in _OF_A_RUN:
+        if key.partition("/")[0] in OF_A_RUN:
             storage.delete(key)
 
 

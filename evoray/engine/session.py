@@ -78,6 +78,8 @@ def worker_environment(threads: int) -> dict[str, str]:
         # Large tensors go back to the system when they are freed: without it glibc keeps them, fragmented.
         "MALLOC_MMAP_THRESHOLD_": str(2 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+        # A worker that asked for no GPU sees none: its models stay on the CPU, also where others have the GPUs.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "TORCH_EXTENSIONS_DIR": str(cache_dir() / "torch_extensions"),
         "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -245,7 +247,6 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else one line of C++ warnings for each actor pool
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon a finished training is noticed
     warnings.filterwarnings("ignore", module="ray")

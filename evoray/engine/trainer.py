@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evoray.config import LoraConfig, TrainingConfig
 from evoray.engine import metrics
 from evoray.engine.events import Events, Stage
-from evoray.engine.progress import Measured, counted
+from evoray.engine.progress import NEVER, Measured, counted
 from evoray.engine.remote import evoray_cause
 from evoray.engine.session import Session, asked_and_free
 from evoray.engine.site import Source, fingerprint
@@ -81,7 +81,7 @@ class TrainJob:
 
 
 def train(
-    jobs: Sequence[TrainJob], session: Session, events: Events, given_up: threading.Event | None = None
+    jobs: Sequence[TrainJob], session: Session, events: Events, given_up: threading.Event = NEVER
 ) -> list[dict[str, Any]]:
     """Run the jobs to their end, all in one launch; their facts: rows, steps, tokens, first and last loss ...
 
@@ -109,7 +109,7 @@ def train(
 
 
 def _train_all(
-    jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage, given_up: threading.Event | None
+    jobs: Sequence[TrainJob], session: Session, events: Events, stage: Stage, given_up: threading.Event
 ) -> None:
     """Launch until all are done. Raises as `train`."""
     failures, reached, halvings = 0, _reached(jobs), 0
@@ -117,7 +117,7 @@ def _train_all(
         try:
             _launch([job for job in jobs if job.outcome() is None], halvings, session, events, stage, given_up)
         except Exception as error:
-            if given_up is not None and given_up.is_set():  # there may be no Ray to try it on again
+            if given_up.is_set():  # there may be no Ray to try it on again
                 raise
             known = evoray_cause(error)
             if isinstance(known, UserError | StageError):  # of no other outcome if tried again
@@ -179,7 +179,7 @@ def _launch(
     session: Session,
     events: Events,
     stage: Stage,
-    given_up: threading.Event | None,
+    given_up: threading.Event,
 ) -> None:
     """One start of the workers. halvings: how often a pass was cut in two, for want of memory."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig

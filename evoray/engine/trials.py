@@ -49,18 +49,28 @@ def best_by_training(context: Context, number: int, choices: Sequence[Choice], w
     models = {job.name: Checkpoint.of(config.model, identity, job.out) for job in jobs}
     scores = score(models, context.validate, config.evaluation, config.features.max_tokens, context.site)
     losses = [float(np.nanmean(scores[job.name].loss)) for job in jobs]
+    kept, facts = kept_of([choice.facts for choice in choices], losses, outcomes)
+    return Choice(picks=choices[kept].picks, facts=facts)
+
+
+def kept_of(
+    choices: Sequence[Mapping[str, Any]], losses: Sequence[float], outcomes: Sequence[Mapping[str, Any]]
+) -> tuple[int, dict[str, Any]]:
+    """The place of the choice with the least loss, and its facts, with what came of all: of each its settings, its
+    loss, and what its training took.
+
+    choices: the facts of each. outcomes: of the training on each.
+    """
     kept = int(np.argmin(losses))
     tried = [
-        trial_facts(choice.facts, loss, outcome)
+        {
+            **{name: choice[name] for name in ("lambda", "r") if name in choice},
+            "loss": loss,
+            **{name: outcome[name] for name in ("rows", "steps", "seconds")},
+        }
         for choice, loss, outcome in zip(choices, losses, outcomes, strict=True)
     ]
-    return Choice(picks=choices[kept].picks, facts={**choices[kept].facts, "trials": {"kept": kept, "tried": tried}})
-
-
-def trial_facts(choice: Mapping[str, Any], loss: float, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What one trial says: of the facts of its choice the settings, what it cost, and what came of it."""
-    settings = {name: choice[name] for name in ("lambda", "r") if name in choice}
-    return {**settings, "loss": loss, "rows": outcome["rows"], "steps": outcome["steps"], "seconds": outcome["seconds"]}
+    return kept, {**choices[kept], "trials": {"kept": kept, "tried": tried}}
 
 
 def keep_trial(context: Context, number: int) -> None:

@@ -27,7 +27,7 @@ from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
-from evoray.models.memory import is_out_of_memory, peak_mb
+from evoray.models.memory import does_not_fit, is_out_of_memory, peak_mb
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
@@ -217,12 +217,8 @@ class _UnitActor:
 def _as_evoray_error(error: Exception) -> EvorayError:
     if isinstance(error, EvorayError):
         return error
-    if is_out_of_memory(error):  # of a row that had the memory for itself: batches were cut before
-        return StageError(
-            f"a row that does not fit into memory: {error}",
-            "memory for the longest row alone",
-            "lower features.max_tokens or cluster.workers; what is committed stays",
-        )
+    if is_out_of_memory(error):
+        return does_not_fit("a row", error)
     return StageError(
         f"{type(error).__name__}: {error}",
         "a unit that computes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -46,6 +47,21 @@ def each_within(rows: Iterable[T], seconds: float, waiting: Callable[[], str]) -
             yield value  # type: ignore[misc]
     finally:
         left.set()
+
+
+def beside(work: Callable[[], T]) -> Future[T]:
+    """The result of work in a thread that does not outlive the process, and is left alone where it hangs; Ctrl-C stays
+    with the main thread."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
 
 
 def stalled(seconds: float, waiting: str) -> StageError:

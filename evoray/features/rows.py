@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from evoray.errors import StageError
 from evoray.features.protocol import Extractor
 from evoray.models.chat import Encoded
 from evoray.models.loss import collate, token_budget_batches
-from evoray.models.memory import in_parts, is_out_of_memory
+from evoray.models.memory import does_not_fit, in_parts, is_out_of_memory
 from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Quarantined, Row, feature_schema
 
 _STAGE = "featurise"
@@ -101,11 +100,7 @@ class _Passes:
         except RuntimeError as error:
             if len(indices) > 1 or not is_out_of_memory(error):
                 raise
-            raise StageError(
-                f"a row of {len(self._samples[indices[0]].ids)} tokens that does not fit into memory",
-                "memory for the longest row alone",
-                "lower features.max_tokens or the number of workers; what is committed stays",
-            ) from error
+            raise does_not_fit(f"a row of {len(self._samples[indices[0]].ids)} tokens", error) from error
         self.feature_ND[indices] = result.feature_BD.cpu().numpy()
         if result.loss_B is None:
             self._has_losses = False

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evoray.config import LoraConfig
-from evoray.errors import ModelError
+from evoray.errors import ModelError, first_line
 from evoray.models.attention import use_tiled_attention
 from evoray.models.reference import missing_model, resolve_model
 
@@ -22,7 +22,7 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise missing_model(reference, _first_line(error)) from error
+        raise missing_model(reference, first_line(error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -51,7 +51,7 @@ def _load(kind: Any, reference: str) -> PreTrainedModel:
             trust_remote_code=False,  # unless it is said, transformers asks on the terminal
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise missing_model(reference, _first_line(error)) from error
+        raise missing_model(reference, first_line(error)) from error
     if attention is not None:
         use_tiled_attention(model)
     return model.eval()
@@ -69,7 +69,7 @@ def new_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftMode
             return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(
-                f"lora.target_modules = {lora.target_modules!r}: {_first_line(error)}",
+                f"lora.target_modules = {lora.target_modules!r}: {first_line(error)}",
                 "names of linear layers of the model",
                 "use all-linear, or the layer names that the model prints",
             ) from error
@@ -90,7 +90,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool = False) -
         return adapted
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"adapter {folder}: {_first_line(error)}",
+            f"adapter {folder}: {first_line(error)}",
             f"an adapter trained on a model of this shape ({model.config.model_type})",
             "give the model that the adapter was trained on",
         ) from error
@@ -128,12 +128,8 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return {"float32": None, "bfloat16": torch.bfloat16}[precision]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def to_device(model: Any) -> Any:
-    """The model on this process's accelerator where it has one."""
+    """The model on the GPU that this process sees; an engine's worker sees one only where it asked for one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from evoray.errors import StageError
+
 Item = TypeVar("Item")
 
 #: How a lack of memory shows in the text of an error: torch's class, torch's words on a CPU, Ray's class.
@@ -16,6 +18,15 @@ _SIGNS = ("OutOfMemoryError", "can't allocate memory")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory: here, or in a worker whose error another process passes on."""
     return any(sign in f"{type(error).__name__}: {error}" for sign in _SIGNS)
+
+
+def does_not_fit(row: str, error: BaseException) -> StageError:
+    """The error of a row that had the memory for itself: batches were cut before. row: it, in words."""
+    return StageError(
+        f"{row} that does not fit into memory: {error}",
+        "memory for the longest row alone",
+        "lower features.max_tokens or cluster.workers; what is committed stays",
+    )
 
 
 def peak_mb() -> float:

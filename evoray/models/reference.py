@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from evoray.errors import ModelError
+from evoray.errors import ModelError, first_line
 from evoray.models.cache import cache_dir
 
 EMBEDDED = "smollm2"
@@ -83,7 +83,7 @@ def _check_hub(reference: str) -> None:
         if "config.json" not in files:
             raise missing_model(reference, "the hub's repository has no config.json")
     except (RepositoryNotFoundError, HFValidationError) as error:  # a gated one is a RepositoryNotFoundError, too
-        raise missing_model(reference, str(error).strip().splitlines()[0]) from error
+        raise missing_model(reference, first_line(error)) from error
     except ModelError:
         raise
     except Exception as error:  # an outage: the client's transport and HTTP errors have no public base class

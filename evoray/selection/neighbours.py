@@ -75,16 +75,8 @@ def nearest_of_shard(shard: Shard, target_MD: Any, length: int) -> Neighbours:
     place_N = np.empty_like(order_N)
     place_N[order_N] = np.arange(len(ids))
     best_ML = _best(_blocks(shard, target_MD), torch.from_numpy(place_N), len(target_MD), length)
-    similarity_ML, place_ML = _unpack(best_ML)
-    number_ML, wanted_U = _renumbered(place_ML, len(ids))
-    position_U = order_N[wanted_U]
-    return Neighbours(
-        similarity_ML=similarity_ML,
-        number_ML=number_ML,
-        ids=[ids[position] for position in position_U.tolist()],
-        tile_U=np.concatenate([*tiles, np.empty(0, np.int64)])[position_U],
-        row_U=np.concatenate([*rows, np.empty(0, np.int64)])[position_U],
-    )
+    empty = np.empty(0, np.int64)
+    return _listed(best_ML, order_N, ids, np.concatenate([*tiles, empty]), np.concatenate([*rows, empty]))
 
 
 def merged(parts: Sequence[Neighbours], length: int) -> Neighbours:
@@ -102,15 +94,22 @@ def merged(parts: Sequence[Neighbours], length: int) -> Neighbours:
         start += len(part.ids)
     key_ML = torch.cat(keys, dim=1)
     key_ML = torch.topk(key_ML, min(length, key_ML.shape[1]), dim=1).values
+    tile_U = np.concatenate([part.tile_U for part in parts])
+    return _listed(key_ML, order_U, ids, tile_U, np.concatenate([part.row_U for part in parts]))
+
+
+def _listed(key_ML: torch.Tensor, order_U: Numbers, ids: Sequence[str], tile_U: Numbers, row_U: Numbers) -> Neighbours:
+    """The lists of some keys, with the rows that are in them. order_U: of the rows by id, which places in keys count
+    in."""
     similarity_ML, place_ML = _unpack(key_ML)
-    number_ML, wanted_U = _renumbered(place_ML, len(ids))
-    position_U = order_U[wanted_U]
+    number_ML, wanted_W = _renumbered(place_ML, len(ids))
+    position_W = order_U[wanted_W]
     return Neighbours(
         similarity_ML=similarity_ML,
         number_ML=number_ML,
-        ids=[ids[position] for position in position_U.tolist()],
-        tile_U=np.concatenate([part.tile_U for part in parts])[position_U],
-        row_U=np.concatenate([part.row_U for part in parts])[position_U],
+        ids=[ids[position] for position in position_W.tolist()],
+        tile_U=tile_U[position_W],
+        row_U=row_U[position_W],
     )
 
 

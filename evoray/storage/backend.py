@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
-from evoray.errors import ConfigError, StorageError
+from evoray.errors import ConfigError, StorageError, first_line
 
 _LARGEST_PUT = 1 << 30  # bytes
 _BODY_ATTEMPTS = 4  # at one object whose answer breaks off; requests themselves are repeated by obstore
@@ -49,7 +49,7 @@ class Storage:
                 self._store = LocalStore(path, mkdir=True)
         except (OSError, ValueError, BaseError) as error:
             raise ConfigError(
-                f"storage at {text}: {_first_line(error)}",
+                f"storage at {text}: {first_line(error)}",
                 "a folder that can be created and written, or an s3://, gs:// or az:// URI",
                 "choose another place or mend its permissions",
             ) from error
@@ -132,7 +132,7 @@ class Storage:
             raise
         except (OSError, ValueError, BaseError) as error:  # ValueError: a key that is no path below the root
             raise StorageError(
-                f"{self.location(key)} cannot be {done}: {_first_line(error)}",
+                f"{self.location(key)} cannot be {done}: {first_line(error)}",
                 "storage with room that answers, and the permission to use it",
                 "mend that; then the same command goes on",
             ) from error
@@ -193,7 +193,7 @@ class Storage:
 
     def _damaged(self, key: str, error: BaseException) -> StorageError:
         return StorageError(
-            f"{self.location(key)}: {type(error).__name__}: {_first_line(error)}",
+            f"{self.location(key)}: {type(error).__name__}: {first_line(error)}",
             "an object as evoray wrote it",
             "restore it, or delete it and what depends on it; the same command then makes it again",
         )
@@ -201,10 +201,6 @@ class Storage:
     def write_table(self, key: str, table: pa.Table) -> None:
         """Write or replace a Parquet object."""
         self.write(key, table_to_bytes(table))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def json_bytes(value: Any, *, sort_keys: bool = True) -> bytes:

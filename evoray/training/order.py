@@ -7,12 +7,13 @@ differ by the rows, and not by the luck of another order (common random numbers)
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+
+from evoray.records import drawn
 
 
 def steps_of(rows: int, batch_size: int, epochs: int) -> int:
@@ -29,8 +30,7 @@ def batches(rows: Sequence[Sequence[int]], batch_size: int, steps: int, seed: in
     result: list[list[int]] = []
     epoch = 0
     while len(result) < steps:
-        salt = f"{seed} {epoch} ".encode()
-        keys = [hashlib.blake2b(salt + content, digest_size=16).digest() for content in contents]
+        keys = [drawn(f"{seed} {epoch} ", content, size=16) for content in contents]
         order = sorted(range(len(rows)), key=lambda row: keys[row])
         result += [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         epoch += 1

@@ -46,6 +46,15 @@ def test_units_of_the_run_are_larger_than_those_of_a_rehearsal_for_many_workers(
     assert seconds_of(stage, few) == pytest.approx(4 + 16 * 8 / 8), "and eight units for eight of them"
 
 
+def test_files_of_the_pool_are_read_beside_what_a_rehearsal_reads() -> None:
+    files = Growth(**{**vars(GROWTH), "files": 30.0})
+    assert seconds_of(Rehearsed(name="read pool", seconds=5.0, worker_seconds=4.0, units=1), files) == pytest.approx(
+        1 + 4 * 100 / 2 + 30
+    )
+    other = Rehearsed(name="featurise pool", seconds=5.0, worker_seconds=4.0, units=1)
+    assert seconds_of(other, files) == seconds_of(other, GROWTH)
+
+
 def test_a_training_has_its_ranks_to_itself() -> None:
     stage = Rehearsed(name="train round 1", seconds=30.0, worker_seconds=10.0)
     assert seconds_of(stage, GROWTH) == pytest.approx(20 + 10 * 4)

@@ -6,15 +6,17 @@ import os
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 import ray
 import torch
+from ray._private.utils import set_visible_accelerator_ids
 
 from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
 from evoray.engine import session as session_module
-from evoray.engine.session import Session, session, token_file
+from evoray.engine.session import Session, session, token_file, worker_environment
 from evoray.errors import StageError
 
 
@@ -34,6 +36,19 @@ def test_auto_means_one_precision_for_all_workers(
 def test_a_precision_that_was_chosen_stays() -> None:
     chosen = FeatureConfig(precision="float32")
     assert of("bfloat16").settled(chosen) is chosen
+
+
+@pytest.mark.parametrize("given", [[], ["1"], ["0", "1"]])
+def test_a_worker_sees_the_gpus_that_it_asked_for_and_no_other(
+    given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the installed Ray does with a worker's environment before its work, whatever GPUs there are."""
+    for name, value in {"CUDA_VISIBLE_DEVICES": "0,1,2", **worker_environment(1)}.items():
+        monkeypatch.setenv(name, value)
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": given})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    set_visible_accelerator_ids()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(given)
 
 
 @pytest.mark.ray

@@ -5,6 +5,7 @@ import pytest
 
 from evoray.errors import SelectionError
 from evoray.selection.everything import everything
+from evoray.selection.picks import random_key
 from evoray.selection.random import random_order, random_pick, random_to_tokens
 from tests.selection.pools import local, pool_and_target
 
@@ -59,3 +60,11 @@ def test_random_to_tokens_comes_nearest_to_the_budget(budget: int) -> None:
     chosen = random_to_tokens(ids, tokens, 2, budget)
     assert chosen == order[: len(chosen)]
     assert abs(totals[len(chosen) - 1] - budget) == np.abs(totals - budget).min()
+
+
+@pytest.mark.parametrize(
+    ("row_id", "seed", "key"),
+    [("row-1", 0, 5668667891379177889), ("é\0x", 7, 7065318733662314639), ("", -1, 4125900687865948195)],
+)
+def test_draws_are_those_of_earlier_versions(row_id: str, seed: int, key: int) -> None:
+    assert random_key(row_id, seed) == key

@@ -47,6 +47,13 @@ def test_what_is_trained_depends_on_the_rows_and_not_on_their_places(order: list
     assert [[moved[index] for index in batch] for batch in batches(moved, 5, 6, seed)] == plain
 
 
+def test_orders_are_those_of_earlier_versions() -> None:
+    """A training that goes on after an update sees the rows that it would have seen."""
+    epochs = [[7, 8, 6, 5], [3, 9, 0, 4], [1, 2], [1, 5, 3, 4], [0, 9, 7, 6], [8, 2]]
+    assert batches(numbered(10), 4, 6, 3) == epochs
+    assert batches([[1], [2, 3], [], [-100, 50000]], 3, 3, 11) == [[3, 2, 0], [1], [3, 2, 1]]
+
+
 def test_sets_that_share_most_rows_share_most_batches() -> None:
     """One row of 96 is another: in each pass the batches between its two places differ by a row at most."""
     rows, other = numbered(96), [*numbered(95), [7, 500]]
