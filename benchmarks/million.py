@@ -24,6 +24,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,9 @@ class Clock:
         self.ended = time.perf_counter()
 
     def note(self, _text: str) -> None:
+        """Nothing."""
+
+    def event(self, _facts: Mapping[str, Any]) -> None:
         """Nothing."""
 
 

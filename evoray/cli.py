@@ -4,41 +4,55 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from evoray.cli_output import display, keep_facts, show_facts, show_live, show_run
+from evoray.cli_options import (
+    Adapter,
+    Address,
+    EvaluatedSplit,
+    Features,
+    Model,
+    Out,
+    Pool,
+    ResultFile,
+    ScoresFolder,
+    Seed,
+    SelectorName,
+    SelectorOptions,
+    Set,
+    Target,
+    TargetFeatures,
+)
+from evoray.cli_output import (
+    display,
+    environment,
+    keep_facts,
+    say,
+    score_facts,
+    set_level,
+    show_facts,
+    show_live,
+    show_run,
+)
 from evoray.cli_settings import answers, kept_in, option, run_config, sections
-from evoray.config import SELECTORS
 from evoray.program import run_program, typed
 
-_DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
+if TYPE_CHECKING:
+    from evoray.records import Comparison, Score
 
-_SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class; evoselect where none is named."
+_DASHBOARD = "http://127.0.0.1:8265"  # where Ray's own is by default
 
 app = typer.Typer(
     name="evoray",
     help="Pick the training samples that move a model toward your task, train on them, measure, go round again.",
+    callback=set_level,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-
-Out = Annotated[str, typer.Option("--out", help="Folder or bucket URI for the results.", show_default=False)]
-Pool = Annotated[str, typer.Option("--pool", help="Candidates: a file, folder or glob of Parquet, JSONL, CSV, Arrow.")]
-Target = Annotated[str, typer.Option("--target", help="Task: a file (dev), or a folder with dev and test files.")]
-Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or smollm2 (embedded).")]
-Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
-Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
-EvaluatedSplit = Annotated[str, typer.Option("--split", help="validate or test.")]
-ResultFile = Annotated[Path | None, typer.Option("--out", help="JSON file for the result.")]
-ScoresFolder = Annotated[
-    str | None, typer.Option("--scores", help="Folder for what single rows score; equal requests are answered from it.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A config key and its value: selection.k=200.")]
 
 
 @app.command()
@@ -108,10 +122,9 @@ def plan(
 ) -> None:
     """Predict time, storage, memory and price of a run, by a rehearsal on a few rows where it will run."""
     from evoray.planning import plan as predict
-    from evoray.report.cost_tables import plan_tables
 
     loaded = run_config(config, address, overrides, out, seed)
-    Console().print(*plan_tables(predict(loaded, rows=rows, display=display())), sep="\n\n")
+    Console().print(predict(loaded, rows=rows, display=display()))
 
 
 @app.command()
@@ -129,7 +142,7 @@ def submit(
     from evoray.submission import submit as hand_over
 
     hand_over(
-        config, dashboard, overrides or [], out=out, follow=follow, retries=retries, again=typed(),
+        config, dashboard, overrides or [], out=out, follow=follow, retries=retries, again=typed(), shown=environment(),
         tell=lambda line: typer.echo(line, err=True), write=lambda text: typer.echo(text, nl=False),
     )  # fmt: skip
 
@@ -182,17 +195,11 @@ def select(
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
-    selector: Annotated[str | None, typer.Option("--selector", help=_SELECTORS)] = None,
+    selector: SelectorName = None,
     adapter: Adapter = None,
-    features: Annotated[
-        str | None, typer.Option("--features", help="Feature store, or Parquet with columns id and feature.")
-    ] = None,
-    target_features: Annotated[
-        str | None, typer.Option("--target-features", help="The same of the target rows; then no model is needed.")
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--option", help="An option of the selector and its value: clusters=64.")
-    ] = None,
+    features: Features = None,
+    target_features: TargetFeatures = None,
+    options: SelectorOptions = None,
     seed: Seed = 0,
     overrides: Set = None,
     address: Address = None,
@@ -281,30 +288,22 @@ def evaluate(
     address: Address = None,
 ) -> None:
     """Loss and accuracy of a model on a target, with 95% intervals; or of two on the same rows, and how far apart."""
-    from dataclasses import asdict
-
     from evoray.single import evaluate as measure
     from evoray.single import evaluate_paired
 
     settings = sections(overrides, address)
     common: dict[str, Any] = {
-        "split": split, "evaluation": settings.evaluation, "max_tokens": settings.features.max_tokens, "seed": seed,
-        "cluster": settings.cluster, "display": display(),
+        "adapter": adapter, "split": split, "evaluation": settings.evaluation,
+        "max_tokens": settings.features.max_tokens, "seed": seed, "cluster": settings.cluster, "display": display(),
     }  # fmt: skip
-    facts: dict[str, Any]
+    against: dict[str, Any] = {"against_model": against_model, "against_adapter": against_adapter}
+    found: Score | Comparison
     with kept_in(scores) as folder:
         if against_model is None and against_adapter is None:
-            score = measure(model, target, str(folder), adapter=adapter, **common)
-            facts = {"model": model, "adapter": adapter, **asdict(score)}
+            found = measure(model, target, str(folder), **common)
         else:
-            facts = asdict(
-                evaluate_paired(
-                    target, model, str(folder), adapter=adapter, against_model=against_model,
-                    against_adapter=against_adapter, **common,
-                )
-            )  # fmt: skip
-            facts["model"] = {"model": model, "adapter": adapter, **facts["model"]}
-            facts["against"] = {"model": against_model or model, "adapter": against_adapter, **facts["against"]}
+            found = evaluate_paired(target, model, str(folder), **against, **common)
+    facts = score_facts(found, (model, adapter), (against_model or model, against_adapter))
     keep_facts({"target": target, "split": split, **facts}, out)
 
 
@@ -357,7 +356,7 @@ def report(
 
     typer.echo(read_report(run_dir, form=form or "markdown"))
     if form is None:
-        typer.echo(f"Page: {write_page(run_dir)}", err=True)
+        say(f"Page: {write_page(run_dir)}")
 
 
 @app.command()

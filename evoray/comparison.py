@@ -31,12 +31,15 @@ from evoray.engine.summary import mean_tokens, source_counts
 from evoray.evaluation.scoring import Scoring
 from evoray.report.comparison import ComparisonSummary
 from evoray.report.comparison_markdown import headline
+from evoray.report.shown import shown
+from evoray.report.views import compared_view
 from evoray.reporting import write_reports
 from evoray.storage import Storage
 
 CELLS, CONFIG = "cells.jsonl", "config.json"
 
 
+@shown(lambda result: compared_view(result.out, result.summary))
 @dataclass(frozen=True, kw_only=True)
 class Compared:
     """A finished comparison."""

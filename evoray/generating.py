@@ -16,9 +16,11 @@ from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
 from evoray.errors import ConfigError
+from evoray.report.shown import fields_view, shown
 from evoray.storage import Storage
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Generated:
     """Candidates that a model wrote."""

@@ -33,11 +33,14 @@ from evoray.engine.stages import open_target
 from evoray.engine.summary import summarise_run
 from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
+from evoray.report.shown import shown
 from evoray.report.summary import RunSummary
+from evoray.report.views import run_view
 from evoray.reporting import write_reports
 from evoray.storage import Storage
 
 
+@shown(lambda result: run_view(result.out, result.summary))
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """A finished run."""

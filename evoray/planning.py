@@ -20,7 +20,11 @@ from evoray.engine.trackers import untracked
 from evoray.errors import ConfigError
 from evoray.pipeline import run
 from evoray.report.costs import KINDS, Forecast, MachinePrice, StageCost
+from evoray.report.shown import shown
+from evoray.report.views import plan_view
 from evoray.storage import Storage
+
+shown(plan_view)(Forecast)
 
 #: Where what a kind of stage leaves lies in a run directory; of rounds, beside what was chosen.
 _KEPT = {

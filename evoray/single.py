@@ -45,10 +45,17 @@ from evoray.evaluation.intervals import compare_scores, summarise
 from evoray.evaluation.scoring import Scoring
 from evoray.models.folder import Folder
 from evoray.records import Comparison, Score
+from evoray.report.shown import fields_view, shown
+from evoray.report.views import comparison_view, score_view
 from evoray.selection.selector import Choice
 from evoray.storage import Storage
 
+# These records know nothing of reports: they learn to show themselves where they are handed out.
+shown(score_view)(Score)
+shown(comparison_view)(Comparison)
 
+
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """A written selection."""
@@ -59,6 +66,7 @@ class Selection:
     rows: Any = field(default=None, repr=False, compare=False)  # of a pool in memory: the chosen ones, of its kind
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Featurised:
     """Features of a pool in a feature store."""
@@ -68,6 +76,7 @@ class Featurised:
     quarantined: int
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A trained adapter."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evoray.config_file import load_config
@@ -23,14 +23,16 @@ def submit(
     follow: bool = True,
     retries: int = 3,
     again: str,
+    shown: Mapping[str, str],
     tell: Callable[[str], None],
     write: Callable[[str], None],
 ) -> None:
     """Submit the run of a config to the cluster whose jobs address is given.
 
     follow: pass its output on, and submit it again, at most `retries` times, where it was lost. again: the command
-    that does all this once more. tell: takes lines for a person; write: the run's output. Raises ConfigError for wrong
-    input, an address where no cluster answers and a token that it refuses; the rest as `Submission.run`.
+    that does all this once more. shown: variables of the environment that say how much the run shows. tell: takes lines
+    for a person; write: the run's output. Raises ConfigError for wrong input, an address where no cluster answers and a
+    token that it refuses; the rest as `Submission.run`.
     """
     settings = load_config(config, overrides, out=out)
     for place in (settings.out, settings.store):
@@ -51,6 +53,7 @@ def submit(
             keys=keys,
             retries=retries,
             again=again,
+            shown=shown,
             tell=tell,
             write=write,
         ).run(follow)

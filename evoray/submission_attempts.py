@@ -126,6 +126,7 @@ class Submission:
     again: str  # the command that does all this once more
     tell: Callable[[str], None]  # a line for a person
     write: Callable[[str], None]  # output of the run
+    shown: Mapping[str, str] = field(default_factory=dict)  # variables that say how much that is
     sleep: Callable[[float], None] = time.sleep
     ended: set[str] = field(default_factory=set)  # names of submissions that Ray calls ended
     lost: set[str] = field(default_factory=set)  # and of those that their cluster forgot
@@ -188,7 +189,7 @@ class Submission:
     def environment(self, name: str) -> dict[str, Any]:
         """Ray's runtime environment of an attempt."""
         told = {SUBMISSION: name, ENDED: ",".join(sorted(self.ended)), LOST: ",".join(sorted(self.lost))}
-        return {"working_dir": str(self.folder), "env_vars": {**self.keys, **told, COMMAND: self.again}}
+        return {"working_dir": str(self.folder), "env_vars": {**self.shown, **self.keys, **told, COMMAND: self.again}}
 
     def _follow(self, job_id: str) -> Job | None:
         """Pass its output on until it is over; None where its cluster knows it no more."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import yaml
-from command_pages import commands, options_of
+from command_pages import before_commands, commands, options_of
 from config_pages import config_keys, slug
 from generated_pages import generated
 
@@ -111,9 +111,13 @@ def unknown_to_evoray(line: str) -> list[str]:
         return []  # a placeholder for any of them
     if name not in commands():
         return [name]
+    before, _, after = line.partition(f" {name}")
     known = options_of(commands()[name]) | {"--help"}
+    everywhere = {option for one in before_commands() for option in one.opts}
     keys = [key for key in re.findall(r"--set[ =]([a-z_.]+)=", line) if key != "key"]
-    return [one for one in _OPTION.findall(line) if one not in known] + [one for one in keys if one not in known_keys()]
+    unknown = [one for one in _OPTION.findall(before) if one not in everywhere]
+    unknown += [one for one in _OPTION.findall(after) if one not in known]
+    return unknown + [one for one in keys if one not in known_keys()]
 
 
 def unknown_to_make(line: str) -> list[str]:

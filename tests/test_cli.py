@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evoray.report.display import event_line
 from tests.commands import Answer, Command, assert_refusal
 from tests.conftest import FinishedRun
 
@@ -45,6 +49,52 @@ class TestConfigs:
     ) -> None:
         assert "labels" in evoray.refused("run", config, "--set", "labels=/absent.parquet")
         assert not (tmp_path / "run" / "pool").exists()
+
+
+class TestHowMuchIsShown:
+    """A selection at random: of a pool alone, without a model."""
+
+    @pytest.fixture(autouse=True)
+    def loggers(self) -> Iterator[None]:
+        levels = {name: logging.getLogger(name).level for name in ("", "evoray")}
+        yield
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+    def answer(self, evoray: Command, task: Path, *before: str) -> Answer:
+        answer = evoray(
+            *before, "select", "--pool", task / "pool.jsonl", "--selector", "random", "--k", 4, "--out", task / "out"
+        )
+        assert answer.code == 0, answer.err
+        assert json.loads(answer.out)["rows"] == 4
+        return answer
+
+    def test_quiet_shows_the_result_alone(self, evoray: Command, task: Path) -> None:
+        assert self.answer(evoray, task, "--quiet").err == ""
+
+    def test_verbose_shows_each_event_as_it_is_written(self, evoray: Command, task: Path) -> None:
+        plain, verbose = self.answer(evoray, task), self.answer(evoray, task, "--verbose")
+        events = [json.loads(line) for line in (task / "out" / "events.jsonl").read_text().splitlines()]
+        assert [event_line(event) for event in events[len(events) // 2 :]] == [
+            line for line in verbose.err.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)
+        ]
+        assert "align and select: begins" in verbose.err
+        assert "align and select: done in" in plain.err
+        assert "begins" not in plain.err
+        assert not re.search(r"^\d\d:", plain.err, re.MULTILINE)
+
+    def test_a_flag_goes_before_a_variable_of_the_environment(
+        self, evoray: Command, task: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EVORAY_QUIET", "1")
+        assert self.answer(evoray, task).err == ""
+        assert "begins" in self.answer(evoray, task, "--verbose").err
+        monkeypatch.setenv("EVORAY_VERBOSE", "1")
+        assert "leave one out" in evoray.refused("status", task)
+        assert "leave one out" in evoray.refused("--quiet", "--verbose", "status", task)
+
+    def test_quiet_shows_errors(self, evoray: Command, tmp_path: Path) -> None:
+        assert "no file" in evoray.refused("--quiet", "run", tmp_path / "absent.yaml")
 
 
 class TestPools:

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from command_pages import before_commands
 from config_pages import config_keys
 
 import evoray
@@ -65,6 +66,8 @@ def test_every_command_of_ray_in_a_page_exists(page: Path) -> None:
         "evoray run config.yaml --outt runs",
         "evoray run config.yaml --set selection.kk=3",
         "evoray train --pool p",
+        "evoray run config.yaml --quiet",
+        "evoray --loud run config.yaml",
     ],
 )
 def test_a_command_that_evoray_does_not_have_is_noticed(line: str) -> None:
@@ -177,6 +180,7 @@ def test_the_references_have_every_key_and_command() -> None:
     own = [key for key in ComparisonConfig.model_fields if f"| `{key}` |" not in compared]
     assert own == []
     listed = pages.whole(DOCS / "reference" / "commands.md")
+    assert [one.name for one in before_commands() if f"| `{one.opts[0]}` | `{one.envvar}=1` |" not in listed] == []
     assert [name for name in pages.commands() if f"## `evoray {name}`" not in listed] == []
 
 

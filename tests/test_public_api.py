@@ -119,6 +119,9 @@ COMPARISON_KEYS = (
     "training feedback evaluation cluster"
 )
 
+#: Options before the command, with their variables.
+BEFORE = {"--quiet": "EVORAY_QUIET", "--verbose": "EVORAY_VERBOSE"}
+
 #: Arguments and options of each command.
 COMMANDS = {
     "demo": "--out --small --anew",
@@ -181,6 +184,11 @@ def test_keys_of_the_config_of_a_comparison() -> None:
 
 def test_the_commands_are_these() -> None:
     assert list(typer.main.get_command(app).commands) == list(COMMANDS)  # type: ignore[attr-defined]
+
+
+def test_the_options_before_a_command_are_these() -> None:
+    found = typer.main.get_command(app).params
+    assert {one.opts[0]: one.envvar for one in found if "completion" not in one.opts[0]} == BEFORE
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

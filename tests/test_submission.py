@@ -133,7 +133,7 @@ class Run:
         Submission(
             cluster=self.cluster, folder=Path("/package"), out=SHARED, keys={"ENDPOINT_KEY": KEY}, retries=self.retries,
             again="evoray submit config.yaml", tell=self.said.append, write=self.output.append,
-            sleep=self.waited.append,
+            sleep=self.waited.append, shown={"EVORAY_QUIET": "1"},
         ).run(follow)  # fmt: skip
         return self
 
@@ -255,11 +255,12 @@ def test_output_comes_once_however_often_the_connection_breaks(monkeypatch: pyte
     assert "".join(written) == "one two three four"
 
 
-def test_keys_are_in_the_environment_of_the_job_and_in_nothing_that_is_said() -> None:
+def test_keys_and_how_much_is_shown_are_in_the_environment_of_the_job_and_keys_in_nothing_that_is_said() -> None:
     run = Run(FakeCluster([KILLED, ended(exit_code=2)]))
     with pytest.raises(ConfigError) as caught:
         run.go()
     assert run.cluster.told(0)["ENDPOINT_KEY"] == KEY
+    assert run.cluster.told(0)["EVORAY_QUIET"] == "1"
     assert KEY not in f"{run.said} {run.output} {caught.value} {run.cluster.submitted[0][2]}"
     kept = Submission(
         cluster=FakeCluster([]), folder=Path(), out="", keys={"K": KEY}, retries=0, again="", tell=print, write=print

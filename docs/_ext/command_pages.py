@@ -20,14 +20,24 @@ def commands() -> dict[str, Any]:
     return found
 
 
+def before_commands() -> list[Any]:
+    """The options that stand before a command, but for those by which shells complete."""
+    from evoray.cli import app
+
+    return [one for one in typer.main.get_command(app).params if one.envvar]
+
+
 def options_of(command: Any) -> set[str]:
     """All ways to write its options."""
     return {option for one in command.params for option in (*one.opts, *one.secondary_opts) if option.startswith("-")}
 
 
 def command_page() -> str:
-    """Every command: usage, what it does, arguments and options."""
-    return "\n\n".join(_command(name, command) for name, command in commands().items())
+    """The options before a command; every command: usage, what it does, arguments and options."""
+    before = [(f"`{one.opts[0]}`", f"`{one.envvar}=1`", one.help) for one in before_commands()]
+    title = "## `evoray [OPTIONS] COMMAND`\n\nThese stand before the command, and a flag goes before a variable.\n\n"
+    everywhere = title + table(("option", "as a variable of the environment", "what it does"), before)
+    return "\n\n".join([everywhere, *(_command(name, command) for name, command in commands().items())])
 
 
 def _command(name: str, command: Any) -> str:

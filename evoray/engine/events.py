@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -32,6 +32,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """One line for a person."""
 
+    def event(self, facts: Mapping[str, Any]) -> None:
+        """One line of `events.jsonl`, when it is written: time (seconds since 1970), event, and what belongs to it."""
+
 
 class Silent:
     """A display that shows nothing."""
@@ -49,6 +52,9 @@ class Silent:
         """Nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def event(self, facts: Mapping[str, Any]) -> None:
         """Nothing."""
 
 
@@ -95,6 +101,15 @@ class Stage:
         """Something that happened in it, for the log."""
         if self._events is not None:
             self._events.write(event, **facts)
+
+    def waits(self, seconds: float, waiting: str) -> None:
+        """Nothing was done for so long. waiting: what is waited for, in words. Where that cannot be written, the work
+        goes on: it may be the storage that is waited for.
+        """
+        try:
+            self.report("waiting", seconds=round(seconds), waits_for=waiting)
+        except (StorageError, OSError) as error:
+            self._display.note(f"nothing done for {seconds:.0f} s; {waiting} (not in events.jsonl: {error})")
 
     def begin(self) -> None:
         """It has nothing done yet."""
@@ -151,6 +166,7 @@ class Events:
 
     def __init__(self, storage: Storage, display: Display | None = None) -> None:
         self.display = display or Silent()
+        self._heard = self.display.event
         self._storage = storage
         self._about: dict[str, Any] = {}
         self._lines: list[str] = []
@@ -165,20 +181,24 @@ class Events:
         return other
 
     def unseen(self) -> Events:
-        """The same record without display and published progress: for work that goes on beside other work."""
+        """The same record without stages on the display and published progress: for work that goes on beside other
+        work. Its events are shown.
+        """
         other = copy(self)
         other.display, other._public = Silent(), False
         return other
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; facts are JSON values."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **self._about, **facts}, ensure_ascii=False)
+        whole = {"time": round(time.time(), 3), "event": event, **self._about, **facts}
+        line = json.dumps(whole, ensure_ascii=False)
         if self._storage.is_local:
             with Path(self._storage.location(self._key)).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
-            return
-        self._lines.append(line)
-        self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
+        else:
+            self._lines.append(line)
+            self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
+        self._heard(whole)
 
     def publish(self, **facts: Any) -> None:
         """What the running stage has done so far. It is for people alone: where it cannot be written, nothing stops."""

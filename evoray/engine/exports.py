@@ -16,11 +16,13 @@ from evoray.errors import ConfigError, PoolError
 from evoray.pool import load_rows
 from evoray.records import MESSAGES_TYPE, Row
 from evoray.report.card import Origin, data_card
+from evoray.report.shown import fields_view, shown
 from evoray.storage import Storage
 
 Form = Literal["messages", "parquet", "dataset"]
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """Rows that were written for others."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, wait
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import ray
 
 from evoray.engine.events import Stage
-from evoray.engine.watchdog import beside, stalled
+from evoray.engine.watchdog import Patience, beside
 
 _SECONDS = 0.5
 #: Of work that somebody waits for to its end: never set.
@@ -65,16 +64,18 @@ def counted(
     """
     counter = ray.remote(num_cpus=0)(Counter).remote()
     result = beside(lambda: work(counter))
-    seen, moved = (0, 0), time.monotonic()
+    seen = (0, 0)
+    patience = Patience(
+        stall, lambda: f"step {seen[0]} of {seen[1]} was the last" if seen[1] else waiting(), stage.waits
+    )
     try:
         while not wait([result], timeout=_SECONDS).done:
             if given_up.is_set():
                 raise CancelledError
             before, seen = seen, _look(counter, stage, on_measured) or seen
             if seen != before:
-                moved = time.monotonic()
-            elif time.monotonic() - moved > stall:
-                raise stalled(stall, f"step {seen[0]} of {seen[1]} was the last" if seen[1] else waiting())
+                patience.moved()
+            patience.check()
         _look(counter, stage, on_measured)
         return result.result()
     finally:

@@ -11,9 +11,11 @@ from evoray.engine.rundir import existing
 from evoray.errors import ConfigError, ModelError
 from evoray.models.folder import Folder
 from evoray.models.reference import model_fingerprint
+from evoray.report.shown import fields_view, shown
 from evoray.storage import Storage, scratch_folder
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
     """A model that was written for serving."""

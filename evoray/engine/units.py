@@ -123,7 +123,7 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
     )
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
-    rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session))
+    rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session), stage.waits)
     stage.highest(actors=actors)
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:

@@ -20,6 +20,7 @@ from evoray.engine.stored import POOL
 from evoray.engine.units import UnitResult, UnitWorker, Work, run_units
 from evoray.errors import ConfigError, SelectionError
 from evoray.pool.files import open_native
+from evoray.report.shown import fields_view, shown
 from evoray.storage import Storage, UnitStore
 
 SCORES = "scores.parquet"
@@ -30,6 +31,7 @@ SCORE_SCHEMA = pa.schema(
 )
 
 
+@shown(fields_view)
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     """Scores of unseen candidates."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.table import Table
-
 from evoray.report.costs import KINDS, Forecast, MachinePrice, kind_of
-from evoray.report.table import UNKNOWN, Cells, Grid, count, rich_table
+from evoray.report.table import UNKNOWN, Cells, Grid, count
 
 
 def forecast_grid(forecast: Forecast) -> Grid:
@@ -26,18 +24,6 @@ def forecast_grid(forecast: Forecast) -> Grid:
     highest = max((one.peak_mb or 0 for one in forecast.stages), default=0)
     total = ("all", duration(forecast.seconds), "", size(kept), f"{count(round(highest))} MB")
     return Grid(header=("stage", "time", "rows/s", "storage", "memory of a process"), rows=tuple(rows), total=total)
-
-
-def plan_tables(forecast: Forecast) -> list[Table]:
-    """A plan for the terminal."""
-    rehearsed = f"rehearsed on {count(forecast.rehearsed_rows)} rows in {duration(forecast.rehearsal_seconds)}"
-    title = f"{count(forecast.pool_rows)} rows, {count(forecast.workers)} workers; {rehearsed}"
-    grids = [(title, forecast_grid(forecast)), ("Price", price_grid(forecast.prices))]
-    return [
-        rich_table(grid.header, [*grid.rows, *([grid.total] if grid.total else [])], title=name)
-        for name, grid in grids
-        if grid is not None
-    ]
 
 
 def price_grid(prices: Sequence[MachinePrice]) -> Grid | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,13 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evoray.report.evidence import Example
-from evoray.report.table import UNKNOWN, Grid
+from evoray.report.table import Grid, is_numeric
 
 #: Letters of a cell, of a text of a row, and of a whole file that is shown.
 CELL, TEXT, FILE = 240, 600, 40_000
 
-_NUMERIC = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?%?( (\[|\(|of ).*)?", re.DOTALL)
-_NO_NUMBERS = ("", UNKNOWN, "best")  # that may stand among numbers
 _JOINERS = "\u200c\u200d"  # they shape letters; all other marks without width could hide or turn text
 
 
@@ -149,6 +146,11 @@ def render_page(page: Page) -> str:
     return template.render(page=page, policy=policy, style=Markup(style), script=Markup(script))
 
 
+def render_result(view: Sequence[Prose | Table]) -> str:
+    """Parts as a piece of a page that is not ours: of a notebook."""
+    return _environment().get_template("result.html.jinja").render(view=view)
+
+
 def _digest(text: str) -> str:
     """How a policy names the one style, or script, that it allows."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -165,7 +167,7 @@ def _environment() -> Environment:
         finalize=_printable,
     )
     environment.filters |= {"cell": cell, "text": text_of, "file": file_of, "svg": Markup}
-    environment.tests |= {"numeric": is_numeric}
+    environment.tests |= {"numeric": _is_numeric}
     return environment
 
 
@@ -184,10 +186,9 @@ def file_of(text: str) -> str:
     return _cut(_printable(text), FILE)
 
 
-def is_numeric(grid: Grid, column: int) -> bool:
-    """Whether all that a column of a table has are numbers: they stand to the right, and are sorted as numbers."""
-    cells = [row[column] for row in grid.rows if row[column] not in _NO_NUMBERS]
-    return bool(cells) and all(_NUMERIC.fullmatch(one) for one in cells)
+def _is_numeric(grid: Grid, column: int) -> bool:
+    """Whether a column stands to the right, and is sorted as numbers."""
+    return is_numeric([row[column] for row in grid.rows])
 
 
 def _cut(text: str, most: int) -> str:

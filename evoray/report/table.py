@@ -18,6 +18,8 @@ Columns = list[tuple[str, list[str]]]
 
 _MARKDOWN_CONTROL = re.compile(r"([\\`*_{}\[\]|#~$])")
 UNKNOWN = "-"
+_NUMERIC = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?%?( (\[|\(|of ).*)?", re.DOTALL)
+_NO_NUMBERS = ("", UNKNOWN, "best")  # that may stand among numbers
 _WORD = 12  # characters that a column of a narrow terminal keeps together
 
 
@@ -68,14 +70,26 @@ def result_rows(arms: Sequence[Arm]) -> tuple[Cells, list[Cells]]:
 
 def rich_table(header: Cells, rows: Sequence[Cells], title: str | None = None) -> Table:
     """Terminal table, numbers to the right; text from data is shown as it is, never read as rich markup."""
-    table = Table(title=None if title is None else Text(title), show_edge=False)
+    table = Table(title=None if title is None else Text(one_line(title)), show_edge=False)
     for place, name in enumerate(header):
         words = [word for row in (header, *rows) for word in one_line(row[place]).split()]
         width = min(_WORD, max(map(len, words), default=0))  # a number is never cut in two, a long name may be
-        table.add_column(Text(name), justify="left" if place == 0 else "right", min_width=width, overflow="fold")
+        right = place > 0 and is_numeric([row[place] for row in rows])
+        table.add_column(Text(one_line(name)), justify="right" if right else "left", min_width=width, overflow="fold")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     return table
+
+
+def grid_table(grid: Grid, title: str | None = None) -> Table:
+    """As `rich_table`, with the last row that stays where it is."""
+    return rich_table(grid.header, [*grid.rows, *([] if grid.total is None else [grid.total])], title=title)
+
+
+def is_numeric(cells: Sequence[str]) -> bool:
+    """Whether all that the cells of a column have are numbers."""
+    known = [one for one in cells if one not in _NO_NUMBERS]
+    return bool(known) and all(_NUMERIC.fullmatch(one) for one in known)
 
 
 def markdown_table(header: Cells, rows: Sequence[Cells]) -> str:

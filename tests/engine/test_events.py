@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evoray.engine.events import Events
+from evoray.engine.events import Events, Silent
 from evoray.errors import ConfigError, StageError
 from evoray.program import run_program, typed
 from evoray.storage import Storage
@@ -38,6 +40,47 @@ def test_a_stage_that_fails_leaves_its_line(tmp_path: Path) -> None:
         raise StageError("a", "b", "c")
     (line,) = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
     assert (line["stage"], line["finished"]) == ("train", False)
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.stages: list[str] = []
+
+    def begin(self, name: str, total: int) -> None:
+        self.stages.append(name)
+
+    def event(self, facts: Mapping[str, Any]) -> None:
+        self.events.append(facts)
+
+
+def test_a_display_gets_every_line_as_it_is_written_also_of_work_beside_other_work(tmp_path: Path) -> None:
+    display = Heard()
+    events = Events(Storage(str(tmp_path)), display).about(run="here")
+    with events.stage("read", 1) as stage:
+        stage.waits(61.3, "unit-000003")
+    with events.unseen().about(round=1).stage("train", 1):
+        pass
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert display.events == lines
+    assert [line["event"] for line in lines] == ["waiting", "stage", "stage"]
+    assert (lines[0]["stage"], lines[0]["seconds"], lines[0]["waits_for"]) == ("read", 61, "unit-000003")
+    assert display.stages == ["read"], "work beside other work has no bar"
+
+
+def test_a_wait_that_cannot_be_logged_ends_no_stage(tmp_path: Path) -> None:
+    noted: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            noted.append(text)
+
+    storage = Storage(str(tmp_path / "run"))
+    with Events(storage, Noted()).stage("read", 1) as stage:
+        (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
+        stage.waits(60.0, "unit-000003")
+        (tmp_path / "run" / "events.jsonl").rmdir()
+    assert "nothing done for 60 s; unit-000003 (not in events.jsonl: " in noted[0]
 
 
 @pytest.mark.parametrize(
