@@ -14,6 +14,7 @@ from evoray.engine.events import Stage
 from evoray.engine.watchdog import Patience, beside
 
 _SECONDS = 0.5
+_ANSWER_S = 5.0
 #: Of work that somebody waits for to its end: never set.
 NEVER = threading.Event()
 
@@ -63,31 +64,48 @@ def counted(
     left alone: it ends with the connection to Ray.
     """
     counter = ray.remote(num_cpus=0)(Counter).remote()
+    reader = _Reader(counter, stage, on_measured)
     result = beside(lambda: work(counter))
-    seen = (0, 0)
     patience = Patience(
-        stall, lambda: f"step {seen[0]} of {seen[1]} was the last" if seen[1] else waiting(), stage.waits
+        stall,
+        lambda: f"step {reader.done} of {reader.total} was the last" if reader.total else waiting(),
+        stage.waits,
     )
     try:
         while not wait([result], timeout=_SECONDS).done:
             if given_up.is_set():
                 raise CancelledError
-            before, seen = seen, _look(counter, stage, on_measured) or seen
-            if seen != before:
+            if reader.look():
                 patience.moved()
             patience.check()
-        _look(counter, stage, on_measured)
+        reader.end()
         return result.result()
     finally:
         ray.kill(counter)
 
 
-def _look(counter: Any, stage: Stage, on_measured: Callable[[Measured], None]) -> tuple[int, int] | None:
-    """(done, total), after passing on what is new; None where no answer came: of a failure the work tells."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        done, total, measured = ray.get(counter.state.remote(), timeout=5)
-        stage.share(done, total)
-        for one in measured:
-            on_measured(one)
-        return done, total
-    return None
+class _Reader:
+    """Passes on what a counter knows. An answer that is late is taken at the next look: what it holds is told once."""
+
+    def __init__(self, counter: Any, stage: Stage, on_measured: Callable[[Measured], None]) -> None:
+        self._counter, self._stage, self._on_measured = counter, stage, on_measured
+        self._asked: Any = None
+        self.done, self.total = 0, 0
+
+    def look(self) -> bool:
+        """Whether a step was done since the last look. Where no answer comes, of a failure the work tells."""
+        before = (self.done, self.total)
+        self._asked = self._asked or self._counter.state.remote()
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.done, self.total, measured = ray.get(self._asked, timeout=_ANSWER_S)
+            self._asked = None
+            self._stage.share(self.done, self.total)
+            for one in measured:
+                self._on_measured(one)
+        return before != (self.done, self.total)
+
+    def end(self) -> None:
+        """The last look, after the answer to an earlier one."""
+        if self._asked is not None:
+            self.look()
+        self.look()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from evoray.engine import progress
 from evoray.engine.events import Silent, Stage
 from evoray.engine.progress import Measured, counted
 from evoray.engine.session import Session
@@ -44,6 +47,24 @@ def test_steps_and_measures_are_all_passed_on(ray_session: Session) -> None:
     assert [one["step"] for one in measured] == [1, 2, 3, 4, 5]
     assert display.shares[-1] == (5, 5)
     assert display.shares == sorted(display.shares)
+
+
+def test_what_a_late_answer_holds_is_not_lost(ray_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counter stands still for longer than a look waits."""
+    monkeypatch.setattr(progress, "_ANSWER_S", 1.0)
+    measured = list[Measured]()
+
+    def work(counter: Any) -> None:
+        counter.note.remote({"step": 1})
+        process = ray.get(counter.__ray_call__.remote(lambda _: os.getpid()))
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(3.0)
+        os.kill(process, signal.SIGCONT)
+        counter.note.remote({"step": 2})
+        time.sleep(1.0)
+
+    run(work, on_measured=measured.append)
+    assert [one["step"] for one in measured] == [1, 2]
 
 
 def test_steps_in_time_keep_slow_work_alive(ray_session: Session) -> None:
