@@ -28,7 +28,7 @@ app = typer.Typer(
 
 Out = Annotated[str, typer.Option("--out", help="Folder or bucket URI for the results.", show_default=False)]
 Pool = Annotated[str, typer.Option("--pool", help="Candidates: a file, folder or glob of Parquet, JSONL, CSV, Arrow.")]
-Target = Annotated[str, typer.Option("--target", help="Task: a file (dev), or a folder with dev and test files.")]
+Target = Annotated[str, typer.Option("--target", help="Task: a dev file, folder of dev and test, or lm-eval:NAME.")]
 Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or smollm2 (embedded).")]
 Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]
@@ -59,7 +59,7 @@ def demo(
 def init(
     path: Annotated[Path, typer.Argument(help="The config to write.")] = Path("run.yaml"),
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev), folder, or lm-eval:NAME.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="How much to choose in a round: 500, 0.2, 100000tok.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Of choosing and training.")] = None,
@@ -180,7 +180,7 @@ def select(
     k: Annotated[str, typer.Option("--k", help="Rows (500), a share of the pool (0.2), or tokens (100000tok).")],
     out: Out,
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev), folder, or lm-eval:NAME.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
     selector: Annotated[str | None, typer.Option("--selector", help=_SELECTORS)] = None,
     adapter: Adapter = None,
