@@ -73,7 +73,7 @@ def demo(
 def init(
     path: Annotated[Path, typer.Argument(help="The config to write.")] = Path("run.yaml"),
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev), folder, or lm-eval:NAME.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="How much to choose in a round: 500, 0.2, 100000tok.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Of choosing and training.")] = None,
@@ -193,7 +193,7 @@ def select(
     k: Annotated[str, typer.Option("--k", help="Rows (500), a share of the pool (0.2), or tokens (100000tok).")],
     out: Out,
     pool: Annotated[str | None, typer.Option("--pool", help="Candidates: a file, folder or glob.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev) or folder.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Task: a file (dev), folder, or lm-eval:NAME.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, local directory, or smollm2.")] = None,
     selector: SelectorName = None,
     adapter: Adapter = None,

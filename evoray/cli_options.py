@@ -13,7 +13,7 @@ _SELECTORS = f"{', '.join(SELECTORS)}, or your own as package.module:Class; evos
 
 Out = Annotated[str, typer.Option("--out", help="Folder or bucket URI for the results.", show_default=False)]
 Pool = Annotated[str, typer.Option("--pool", help="Candidates: a file, folder or glob of Parquet, JSONL, CSV, Arrow.")]
-Target = Annotated[str, typer.Option("--target", help="Task: a file (dev), or a folder with dev and test files.")]
+Target = Annotated[str, typer.Option("--target", help="Task: a dev file, folder of dev and test, or lm-eval:NAME.")]
 Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or smollm2 (embedded).")]
 Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: What `evoray init` asks for, by key of the config; None: it has no default.
 _QUESTIONS: dict[str, tuple[str, str | None]] = {
     "pool": ("Candidates (a file, folder or glob of Parquet, JSONL, CSV or Arrow)", None),
-    "target": ("Task (a file of examples, or a folder with dev and test files)", None),
+    "target": ("Task (a file of examples, a folder with dev and test files, or lm-eval:NAME)", None),
     "model": ("Model (hub id, local directory, or smollm2)", "smollm2"),
     "out": ("Run directory or bucket URI", "evoray-run"),
     "rounds": ("Rounds of choosing and training", "2"),

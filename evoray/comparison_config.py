@@ -28,6 +28,7 @@ from evoray.config import (
     SelectionConfig,
     TrainingConfig,
 )
+from evoray.config.task import TaskName
 from evoray.config_file import explain, read_settings
 from evoray.errors import ConfigError
 
@@ -58,7 +59,7 @@ class ComparisonConfig(Section):
     """A whole comparison."""
 
     pool: str | tuple[str, ...]  # file, folder, glob, or a list of them
-    targets: dict[str, str]  # name: a file (then it is dev) or a folder with dev and test files
+    targets: dict[str, str]  # name: a file (then it is dev), a folder with dev and test files, or lm-eval:TASK
     selectors: tuple[EntryConfig, ...] = Field(min_length=1)  # what is compared
     budgets: tuple[int | float | str, ...] = Field((96,), min_length=1)  # each as selection.k
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings; features share one
@@ -80,7 +81,7 @@ class ComparisonConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
-        """A bare selector name is an entry; a list of targets is named by its files."""
+        """A bare selector name is an entry; a list of targets is named by its files and tasks."""
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
@@ -88,7 +89,7 @@ class ComparisonConfig(Section):
             data["selectors"] = [{"selector": one} if isinstance(one, str) else one for one in data["selectors"]]
         targets = data.get("targets")
         if isinstance(targets, Sequence) and not isinstance(targets, str):
-            data["targets"] = {Path(str(one)).stem: str(one) for one in targets}
+            data["targets"] = {_short(str(one)): str(one) for one in targets}
             if len(data["targets"]) < len(targets):
                 raise ConfigError(f"targets: {list(targets)}", "targets of different names", "write them as name: path")
         return data
@@ -139,6 +140,12 @@ class ComparisonConfig(Section):
             )
         for budget in self.budgets:
             per_round(budget, entry.rounds)
+
+
+def _short(target: str) -> str:
+    """The name of a target in a list: its task's, or its file's without the ending."""
+    task = TaskName.of(target)
+    return Path(target).stem if task is None else task.name
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = (), **values: Any) -> ComparisonConfig:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from evoray.config import RunConfig
 from evoray.config.section import sections_in
+from evoray.config.task import with_path
 from evoray.errors import ConfigError
 
 #: Values in messages: YAML's aliases can make a few lines stand for gigabytes.
@@ -100,10 +101,11 @@ def apply_override(data: dict[str, Any], text: str) -> None:
 def _resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> None:
     """Take the relative paths of some keys, and of a local model, from a folder."""
 
+    def beside(path: str) -> str:
+        return path if "://" in path or Path(path).is_absolute() else str(folder / Path(path).expanduser())
+
     def resolve(value: Any) -> Any:
-        if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
-            return value
-        return str(folder / Path(value).expanduser())
+        return with_path(value, beside) if isinstance(value, str) else value
 
     for key in keys:
         value = data.get(key)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from evoray.config import RunConfig
 from evoray.config.section import may_be_null, section_in
+from evoray.config.task import with_path
 from evoray.config_comments import field_comments, first_line
 from evoray.config_file import build_config
 from evoray.errors import ConfigError
@@ -42,7 +43,7 @@ def write_initial(path: Path, given: Mapping[str, Any]) -> RunConfig:
     local = ["pool", "target"]
     if given.get("model") and Path(given["model"]).is_dir():  # else it is the name of a model
         local.append("model")
-    given = {**given, **{name: _beside(given[name], folder) for name in local}}
+    given = {**given, **{name: with_path(given[name], lambda place: _beside(place, folder)) for name in local}}
     text = initial_text(path.name, given)
     config = build_config(yaml.safe_load(text))
     try:

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from evoray.config import RunConfig
+from evoray.config.task import with_path
 from evoray.config_file import apply_override, read_yaml
 from evoray.errors import ConfigError
 
@@ -94,7 +95,10 @@ class Package:
             _put(self.settings, key, [self._named(key, one, base, here) for one in held])
 
     def _named(self, key: tuple[str, ...], text: Any, base: Path, here: bool) -> Any:
-        outside = not isinstance(text, str) or "://" in text or text.startswith("~") or Path(text).is_absolute()
+        return with_path(text, lambda path: self._path(key, path, base, here)) if isinstance(text, str) else text
+
+    def _path(self, key: tuple[str, ...], text: str, base: Path, here: bool) -> str:
+        outside = "://" in text or text.startswith("~") or Path(text).is_absolute()
         if outside or (key in _NAMES and not (base / text).is_dir()):
             return text
         found = sorted(base.glob(text)) if _is_glob(text) else [base / text]

@@ -236,10 +236,11 @@ def test_an_entrys_sections_are_merged_and_its_other_mappings_replaced(tmp_path:
 
 def test_paths_of_a_comparison_are_taken_from_the_folder_of_its_file(tmp_path: Path) -> None:
     path = tmp_path / "comparison.yaml"
-    path.write_text("pool: p.jsonl\ntargets: [t/a, t/b.jsonl]\nselectors: [random, less]\n")
+    path.write_text("pool: p.jsonl\ntargets: [t/a, t/b.jsonl, lm-eval:c@t]\nselectors: [random, less]\n")
     config = load_comparison(path, ["budgets=[0.5, 1000tok]"], out="o")
     assert config.pool == str(tmp_path / "p.jsonl")
-    assert config.targets == {"a": str(tmp_path / "t/a"), "b": str(tmp_path / "t/b.jsonl")}
+    files = {"a": str(tmp_path / "t/a"), "b": str(tmp_path / "t/b.jsonl")}
+    assert config.targets == {**files, "c": f"lm-eval:c@{tmp_path}/t"}
     assert [entry.shown for entry in config.selectors] == ["random", "less"]
     assert (config.budgets, config.out, config.seeds) == ((0.5, "1000tok"), "o", (0, 1, 2))
 

@@ -99,6 +99,14 @@ def test_names_on_the_hub_and_what_the_cluster_has_to_reach_do_not_travel(folder
     assert package.files == {}
 
 
+def test_of_a_task_of_the_harness_its_folder_travels(folder: Path) -> None:
+    package = Package.of(write(folder, pool="/data/pool", target="lm-eval:arc"), [], folder)
+    assert (package.settings["target"], package.files) == ("lm-eval:arc", {})
+    package = Package.of(write(folder, pool="/data/pool", target="lm-eval:mine@task"), [], folder)
+    assert package.settings["target"] == "lm-eval:mine@task"
+    assert set(package.files) == {"task/dev.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

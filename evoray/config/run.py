@@ -52,7 +52,7 @@ class RunConfig(Section):
     """The whole run."""
 
     pool: str | tuple[str, ...] | None = None  # file, folder, glob, or a list of them; null: generated rows alone
-    target: str  # a file (then it is dev) or a folder with dev and test files
+    target: str  # a file (then it is dev), a folder with dev and test files, or lm-eval:TASK[@FOLDER]
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
     store: str | None = None  # where pool, features and scores are kept; null: in `out`. Runs may share one

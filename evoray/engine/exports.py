@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import yaml
 
+from evoray.config.task import TaskName
 from evoray.engine.rundir import CONFIG, SELECTED, existing
 from evoray.errors import ConfigError, PoolError
 from evoray.pool import load_rows
@@ -99,7 +100,8 @@ def _of_run(storage: Storage, chosen: Sequence[str]) -> Origin:
 
 def _names(paths: str | Sequence[str]) -> str:
     """Last parts of paths: a card that is published says nothing of the machine it was made on."""
-    return ", ".join(Path(path).name for path in ([paths] if isinstance(paths, str) else paths))
+    shown = [TaskName.of(path) or Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    return ", ".join(one.name for one in shown)
 
 
 def _message_line(row: Row) -> dict[str, Any]:

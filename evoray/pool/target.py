@@ -1,4 +1,4 @@
-"""The target: rows of the task to adapt to, in files by split.
+"""The target: rows of the task to adapt to, in files by split, or a task of the LM Evaluation Harness (`harness.py`).
 
 *align* is what selection aims at and *validate* what its settings are chosen on; both come from dev unless
 files of their own are given. *test* is read only for the final table. Each split is read without opening
@@ -15,6 +15,7 @@ import numpy as np
 
 from evoray.errors import PoolError, TargetError
 from evoray.pool.files import expand, full_name
+from evoray.pool.harness import open_task
 from evoray.pool.whole import load_rows
 from evoray.records import Quarantined, Row
 
@@ -26,7 +27,7 @@ _LAYOUT = "one file (it is dev), or a folder with dev.* (or both align.* and val
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFiles:
-    """The file of each split; None where the target does not have one."""
+    """The file of each split, or how a task's documents of it are called; None where the target does not have one."""
 
     dev: str | None = None
     align: str | None = None
@@ -42,8 +43,14 @@ class TargetFiles:
 def find_target(path: str) -> TargetFiles:
     """The split files of a target. Raises TargetError where they are absent, ambiguous or insufficient.
 
-    Beside dev, `align.*` or `validate.*` may stand alone: dev then serves whole as the other of the two.
+    Beside dev, `align.*` or `validate.*` may stand alone: dev then serves whole as the other of the two. A task of the
+    harness has dev, and test where it has test documents; raises as `open_task`.
     """
+    task = open_task(path)
+    return _find_files(path) if task is None else TargetFiles(**task.splits)
+
+
+def _find_files(path: str) -> TargetFiles:
     try:
         files = expand(path)
     except PoolError as error:
@@ -83,19 +90,20 @@ def read_target_split(path: str, split: Split, seed: int) -> tuple[list[Row], li
     """The usable rows of one split in order of its file, and the rows of that file that are not usable.
 
     `seed` matters only where dev is split. Raises TargetError where the target does not have the split or the
-    split has no usable row.
+    split has no usable row, and as `find_target`.
     """
     if split not in get_args(Split):
         raise TargetError(f"split {split!r}", ", ".join(get_args(Split)), "ask for one of them")
-    files = find_target(path)
+    task = open_task(path)
+    files = _find_files(path) if task is None else TargetFiles(**task.splits)
     file = getattr(files, split) or (None if split == "test" else files.dev)
     if file is None:
         raise TargetError(
             f"{path}: no {split} split",
-            f"a file {split}.parquet, .jsonl, .csv or .arrow in the target's folder",
+            f"a file {split}.parquet, .jsonl, .csv or .arrow in the target's folder, or a task with {split} documents",
             f"put rows that are used for nothing else into {split}.jsonl beside dev",
         )
-    rows, refused = _read(file)
+    rows, refused = _read(file) if task is None else task.read("test" if split == "test" else "dev")
     if split != "test" and files.splits_dev:
         align, validate = split_dev(len(rows), seed)
         rows = [rows[index] for index in (align if split == "align" else validate)]

@@ -91,6 +91,18 @@ def test_a_run_gives_the_rows_of_its_rounds_and_no_path_of_its_machine(
     assert pq.read_table(first.path)["id"].to_pylist() == chosen[0]
 
 
+def test_the_card_of_a_run_for_a_task_of_the_harness_names_the_task_without_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "rounds/0001").mkdir(parents=True)
+    config = {"pool": "/home/me/pool.jsonl", "target": "lm-eval:mine@/home/me/tasks", "model": "smollm2"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "rounds/0001/aligned.json").write_text("{}")
+    pq.write_table(pa.Table.from_pylist(ROWS), run / "rounds/0001/selected.parquet")
+    card = Path(export(str(run), str(tmp_path / "out"), form="dataset").path, "README.md").read_text()
+    assert "* target task: mine" in card
+    assert "/home/me" not in card
+
+
 def test_a_run_of_generated_rows_alone_names_no_pool(finished_run: FinishedRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for key in ("config.yaml", *(f"rounds/0001/{name}" for name in ("selected.parquet", "aligned.json"))):
