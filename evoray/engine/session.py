@@ -190,12 +190,18 @@ def _keep_token_private() -> None:
 
 
 def _check_supply(config: ClusterConfig) -> None:
-    """Raise ConfigError where no node has what a worker asks for; of a cluster, which may grow, it is only said."""
+    """Raise ConfigError where no node has what a worker asks for; of a cluster, which may grow, it is only said.
+
+    Said, too, is that this machine has GPUs and none is asked for.
+    """
     import ray
 
     wanted = config.gpus_per_worker
     most = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     if wanted <= most:
+        if most and not wanted and not config.address:
+            remedy = f"set cluster.gpus_per_worker: 1, and cluster.workers and training.workers to at most {most:g}"
+            logging.getLogger(__name__).warning("models are computed on CPUs, and %g GPUs are here: %s", most, remedy)
         return
     received = f"cluster.gpus_per_worker = {wanted:g}, and no node with more than {most:g} GPUs"
     if config.address:

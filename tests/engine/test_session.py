@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import ray
@@ -58,6 +58,19 @@ def test_auto_follows_the_hardware(ray_session: Session) -> None:
     assert ray_session.precision == ("bfloat16" if supported else "float32")
     with session(ClusterConfig(gpus_per_worker=0.5)) as with_gpus:
         assert with_gpus.precision == "bfloat16"
+
+
+@pytest.mark.parametrize(("gpus", "config"), [(0, {}), (2, {"gpus_per_worker": 1}), (2, {"address": "auto"})])
+def test_gpus_that_nobody_asked_for_are_told_of_on_this_machine_alone(
+    gpus: int, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a machine without GPUs it is Ray's list of nodes that has to be made up."""
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": gpus}}])
+    session_module._check_supply(ClusterConfig.model_validate(config))
+    assert caplog.messages == []
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
+    session_module._check_supply(ClusterConfig())
+    assert "2 GPUs are here: set cluster.gpus_per_worker: 1" in caplog.text
 
 
 @pytest.mark.ray
