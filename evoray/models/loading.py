@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,21 @@ def load_trained(reference: str, folder: str | None, trainable: bool = False) ->
 def is_whole_model(folder: str) -> bool:
     """Whether a training of all weights left this folder."""
     return (Path(folder) / "config.json").is_file() and not (Path(folder) / "adapter_config.json").is_file()
+
+
+def write_trained(model: Any, folder: Path) -> None:
+    """Write what was trained, an adapter or a whole model, for `load_trained`.
+
+    Equal trainings leave equal files, by which later stages know them: PEFT lists the adapted modules in the order of a
+    set, which is another in every process.
+    """
+    model.save_pretrained(folder, safe_serialization=True)
+    settings = folder / "adapter_config.json"
+    if settings.is_file():
+        written = json.loads(settings.read_text(encoding="utf-8"))
+        if isinstance(written["target_modules"], list):
+            written["target_modules"].sort()
+        settings.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from evoray.config import WarmupConfig
 from evoray.errors import ConfigError, StageError
 from evoray.models.chat import Encoded, encode
+from evoray.models.loading import write_trained
 from evoray.models.loss import collate, sample_losses, token_budget_batches
 from evoray.models.moments import BETAS, optimizer_moments, save_moments
 from evoray.records import Row
@@ -76,7 +77,7 @@ def warm_up(
         optimizer.zero_grad()
         if step + 1 in ends:
             part = folder / f"checkpoint-{ends.index(step + 1) + 1}"
-            model.save_pretrained(part, safe_serialization=True)
+            write_trained(model, part)
             save_moments(part, optimizer_moments(optimizer, trained, step + 1))
         progress(step + 1, steps)
     parts = zip([0, *ends], ends, strict=False)

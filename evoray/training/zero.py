@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evoray.config import TrainingConfig
+from evoray.models.loading import write_trained
 from evoray.models.loss import Batch, sample_losses
 from evoray.models.moments import BETAS, Moments, canonical_name, save_moments
 from evoray.training.operators import load_operators
@@ -129,7 +130,7 @@ def save_trained(module: SampleLoss, folder: Path, config: TrainingConfig, *, wr
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in trained.values())
         if write and finite:
             folder.mkdir(parents=True, exist_ok=True)
-            module.model.save_pretrained(folder, safe_serialization=True)
+            write_trained(module.model, folder)
             save_moments(folder, moments)
     return finite
 

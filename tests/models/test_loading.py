@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,23 @@ from tests.tiny import build_tiny_model
 def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such directory"):
         resolve_model(str(tmp_path / "nothing"))
+
+
+def test_equal_adapters_are_equal_files_in_every_process(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Else features that runs share would be computed again, for an adapter that is the same."""
+    code = """
+import sys
+from pathlib import Path
+from evoray.config import LoraConfig
+from evoray.models.loading import load_model, new_adapter, write_trained
+write_trained(new_adapter(load_model(sys.argv[1]), LoraConfig(rank=2), 0), Path(sys.argv[2]))
+"""
+    for salt in ("1", "2"):
+        command = [sys.executable, "-c", code, str(tiny_model_dir), str(tmp_path / salt)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": salt})
+    one, other = (Folder.at(str(tmp_path / salt)) for salt in ("1", "2"))
+    assert one.fingerprint() == other.fingerprint()
+    assert load_adapter(load_model(str(tiny_model_dir)), one.fetch()).peft_config["default"].r == 2
 
 
 def test_what_a_model_directory_lacks_is_named(tmp_path: Path) -> None:
