@@ -21,6 +21,7 @@ from tests.source_tree import ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))
 _SECONDS = 300.0  # for a node to join
+_ATTEMPTS = 3  # at a start: on a busy machine Ray's own processes wait too short for one another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,15 @@ class Cluster:
 
     def add(self, cpus: int, *arguments: str) -> Node:
         """Start a node in a folder of its own and wait until it has joined."""
+        for _ in range(_ATTEMPTS):
+            node = self._start(cpus, arguments)
+            self.nodes.append(node)
+            if self._all_joined():
+                return node
+            self.remove(node)
+        raise AssertionError("\n".join(path.read_text() for path in sorted(self.folder.glob("*.txt"))))
+
+    def _start(self, cpus: int, arguments: tuple[str, ...]) -> Node:
         # Sockets below it have short names only where their own are short. One folder each, as on two machines: a node
         # replaces the working directory that another one unpacked in the same place, under its running processes.
         scratch = self._marks.enter_context(tempfile.TemporaryDirectory(prefix="evo-", ignore_cleanup_errors=True))
@@ -76,10 +86,7 @@ class Cluster:
                 ],
                 cwd=home, env={**self.environment, **mark}, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        node = Node(process=process, mark=mark, cpus=cpus, arguments=arguments)
-        self.nodes.append(node)
-        self._wait_until_joined()
-        return node
+        return Node(process=process, mark=mark, cpus=cpus, arguments=arguments)
 
     def remove(self, node: Node) -> None:
         """End a node without notice."""
@@ -90,7 +97,8 @@ class Cluster:
         """Start a node anew, at the same ports, where one was removed: of a head, another cluster."""
         return self.add(node.cpus, *node.arguments)
 
-    def _wait_until_joined(self) -> None:
+    def _all_joined(self) -> bool:
+        """Whether they all are in the cluster, after some waiting."""
         look = (
             f"import ray; ray.init(address={self.address!r}, logging_level='ERROR');"
             " print(sum(node['Alive'] for node in ray.nodes()))"
@@ -102,9 +110,9 @@ class Cluster:
                     [sys.executable, "-c", look], env=self.environment, capture_output=True, text=True, timeout=60
                 )
                 if done.returncode == 0 and int(done.stdout.split()[-1]) == len(self.nodes):
-                    return
+                    return True
             time.sleep(2)
-        raise AssertionError("\n".join(path.read_text() for path in sorted(self.folder.glob("*.txt"))))
+        return False
 
 
 @contextmanager
