@@ -131,7 +131,7 @@ def test_a_choice_that_training_decides_is_that_of_its_settings(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak  # five launches; loops are run in engine/test_loops.py, and comparisons above
 def test_a_loop_is_the_run_of_the_same_settings(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
     task = write_task(tmp_path / "task")
     loops: list[Any] = [
