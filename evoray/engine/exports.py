@@ -100,8 +100,8 @@ def _of_run(storage: Storage, chosen: Sequence[str]) -> Origin:
 
 def _names(paths: str | Sequence[str]) -> str:
     """Last parts of paths: a card that is published says nothing of the machine it was made on."""
-    shown = [TaskName.of(path) or Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
-    return ", ".join(one.name for one in shown)
+    named = [TaskName.of(path) or Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    return ", ".join(one.name for one in named)
 
 
 def _message_line(row: Row) -> dict[str, Any]:
