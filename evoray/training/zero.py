@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
@@ -61,10 +63,26 @@ def engine_settings(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed. It is imported late, because importing it decides the accelerator of the process.
+
+    Its autotuner, which is not used here, would bring MLflow along wherever that is installed: most of the time that
+    the import takes, in every worker. It does without if it meets a refusal.
+    """
+    refused = "mlflow" not in sys.modules
+    if refused:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # the import system's own word for "there is none"
+    try:
+        import deepspeed
+    finally:
+        if refused:
+            del sys.modules["mlflow"]
+    return deepspeed  # type: ignore[no-any-return]
+
+
 def start_engine(module: SampleLoss, config: TrainingConfig) -> Any:
     """The DeepSpeed engine of this rank. Collective."""
-    import deepspeed  # here and not above: importing it decides the accelerator of the process
-
+    deepspeed = import_deepspeed()
     load_operators()
     trained, settings = list(_trained(module).values()), engine_settings(config)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=settings)
