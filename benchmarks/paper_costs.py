@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from evoray.config import FeatureConfig, SelectionConfig
 from evoray.engine.shards import units_per_tile
 from evoray.models.flops import FORWARD_AND_BACKWARD, peak_of
+from evoray.storage.backend import UNDER_WAY
+from evoray.storage.units import TABLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +63,24 @@ class Assumed:
     largest_shards: int = 512
     targets: int = 1000  # M
     share: float = 0.01  # K over N
-    request_seconds: float = 0.02  # of a small request to a bucket, one after another
+    request_seconds: float = 0.02  # of a small request to a bucket, also where others are under way
     one_process_rate: float = 0.5e9  # bytes a second that one process reads, checks and decodes
 
 
 MEASURED, PUBLISHED, ASSUMED = Measured(), Published(), Assumed()
 
-#: Requests that are made one after another for every unit in a run of one round with a control arm, and which files
-#: they read whole: p the pool's, f the features'. Read from the code; the report's are those of one round.
-ONE_BY_ONE: tuple[tuple[str, int, str], ...] = (
-    ("marks of tries are deleted, after reading and after features (`clear_marks`)", 2, ""),
-    ("commit records of the pool are counted (`read_pool`)", 1, ""),
-    ("exact duplicates are looked for (`find_duplicates`)", 2, "p"),
-    ("the picked rows are gathered, for three trials and for the round (`write_selected`)", 8, "pppp"),
-    ("tokens of the picks are added (`token_sum`)", 2, "f"),
-    ("random rows of as many tokens are drawn (`draw_control`)", 4, "fp"),
-    ("the report counts tokens, rows cut short, sources, and draws its map (`summary.py`, `feature_map.py`)", 6, "p"),
+#: Requests that single processes make for every unit in a run of one round with a control arm, how many of them are
+#: under way at a time, and which files they read whole: p the pool's, f the features'. Read from the code; the report's
+#: are those of one round.
+SINGLE: tuple[tuple[str, int, int, str], ...] = (
+    ("marks of tries are deleted, after reading and after features (`clear_marks`)", 2, UNDER_WAY, ""),
+    ("commit records of the pool are counted (`read_pool`)", 1, UNDER_WAY, ""),
+    ("exact duplicates are looked for (`find_duplicates`)", 2, TABLES, "p"),
+    ("the picked rows are gathered, for three trials and for the round (`write_selected`)", 8, TABLES, "pppp"),
+    ("tokens of the picks are added (`token_sum`)", 2, TABLES, "f"),
+    ("random rows of as many tokens are drawn (`draw_control`)", 4, TABLES, "fp"),
+    ("the report counts rows, tokens and rows cut short (`summary.py`, `feature_map.py`)", 3, UNDER_WAY, ""),
+    ("the report counts sources (`source_counts`)", 2, TABLES, "p"),
 )
 #: Requests of workers for one unit: when it is read, and when it is featurised.
 WORKER_PUTS, WORKER_GETS = (3, 4), (0, 2)
@@ -156,13 +160,14 @@ def at(seen: tuple[tuple[int, float], ...], shards: int) -> float:
 
 
 def request_hours(rows: int, unit_rows: int) -> float:
-    """Hours of what is asked of a bucket one by one."""
-    return units_of(rows, unit_rows) * sum(number for _, number, _ in ONE_BY_ONE) * ASSUMED.request_seconds / 3600
+    """Hours of what single processes ask of a bucket."""
+    waits = sum(number / at_a_time for _, number, at_a_time, _ in SINGLE)
+    return units_of(rows, unit_rows) * waits * ASSUMED.request_seconds / 3600
 
 
 def one_process_bytes(rows: int, dim: int) -> float:
-    """Bytes that single processes read, each file whole: those of `ONE_BY_ONE`, and the pool once to hash it."""
-    read = "p" + "".join(files for *_, files in ONE_BY_ONE)
+    """Bytes that single processes read, each file whole: those of `SINGLE`, and the pool once to hash it."""
+    read = "p" + "".join(files for *_, files in SINGLE)
     return rows * (read.count("p") * ASSUMED.text_bytes_a_row + read.count("f") * 4 * dim)
 
 
@@ -188,7 +193,7 @@ def hours_of(rows: int, parameters: float, gpus: int, unit_rows: int) -> dict[st
         "selection": selection_core_hours(rows) / shards,
         "reductions": reduction_hours(shards),
         "training": training_hours(rows, parameters)[1] / gpus + TRAININGS * MEASURED.launch_seconds / 3600,
-        "one by one": request_hours(rows, unit_rows),
+        "single requests": request_hours(rows, unit_rows),
         "one process": one_process_hours(rows, FeatureConfig().dim),
     }
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from paper_costs import (
     ASSUMED,
     MEASURED,
-    ONE_BY_ONE,
     PUBLISHED,
+    SINGLE,
     WORKER_PUTS,
     Range,
     at,
@@ -143,7 +143,7 @@ def unit_table() -> Table:
                 (pool, str(unit_rows), f"{units:,}", f"{tiles_of(rows, unit_rows):,}",
                  short(request_hours(rows, unit_rows)), *waits, *map(_writes, puts))
             )  # fmt: skip
-    heads = ("rows", "`reading.unit_rows`", "units", "tiles", "one by one, hours")
+    heads = ("rows", "`reading.unit_rows`", "units", "tiles", "single requests, hours")
     waiting = (f"waiting, % of a GPU, {proxy}" for proxy in PROXIES)
     return (*heads, *waiting, *(f"writes a second on 512, {proxy}" for proxy in PROXIES)), lines
 
@@ -176,12 +176,17 @@ def _writes(a_second: float) -> str:
     return f"{a_second:,.0f}" + (" (too many)" if a_second > PUBLISHED.puts_a_second else "")
 
 
-def one_by_one_table() -> Table:
-    """What `ONE_BY_ONE` has."""
+def single_table() -> Table:
+    """What `SINGLE` has."""
     files = {"p": "pool", "f": "features"}
-    return ("what", "requests a unit", "files read whole"), [
-        (what, str(number), ", ".join(f"{read.count(key)} x {files[key]}" for key in files if key in read) or "none")
-        for what, number, read in ONE_BY_ONE
+    return ("what", "requests a unit", "at a time", "files read whole"), [
+        (
+            what,
+            str(number),
+            str(at_a_time),
+            ", ".join(f"{read.count(key)} x {files[key]}" for key in files if key in read) or "none",
+        )
+        for what, number, at_a_time, read in SINGLE
     ]
 
 
@@ -192,7 +197,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "network": network_table,
     "selection": selection_table,
     "units": unit_table,
-    "one by one": one_by_one_table,
+    "single requests": single_table,
     "growth": growth_table,
 }
 

@@ -117,4 +117,5 @@ def _source_of(cascade: Cascade, cheap: Features, ids: Collection[str]) -> Sourc
 
 
 def _units_with(store: UnitStore, units: Sequence[int], ids: frozenset[str]) -> tuple[int, ...]:
-    return tuple(unit for unit in units if not ids.isdisjoint(store.read(store.find(unit), ["id"])["id"].to_pylist()))
+    tables = store.tables(units, ["id"])
+    return tuple(unit for unit, table in zip(units, tables, strict=True) if not ids.isdisjoint(table["id"].to_pylist()))

@@ -41,7 +41,8 @@ def _write_mean(store: UnitStore, units: Sequence[int]) -> None:
     """The mean of all rows, summed unit by unit in their order."""
     commits = store.commits()
     rows = sum(commits[unit].rows for unit in units)
-    total = sum(row_sum(store.read(commits[unit], ["feature"])) for unit in units if commits[unit].rows)
+    filled = [unit for unit in units if commits[unit].rows]
+    total = sum(map(row_sum, store.tables(filled, ["feature"])))
     store.storage.write_table(f"{store.prefix}/{_MEAN}", pa.table({"mean": np.asarray(total) / rows}))
 
 

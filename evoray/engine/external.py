@@ -22,7 +22,7 @@ def open_features(path: str) -> StoredTiles | ParquetTiles:
         return ParquetTiles.open(path if is_bucket else str(Path(path).absolute()))
     parent, _, name = Storage(path).uri.rpartition("/")
     store = UnitStore(Storage(parent), name)
-    units = tuple(store.commits())
+    units = tuple(store.committed())
     if not units:
         raise SelectionError(
             f"{path} without committed units", "the folder of a feature store", "give .../features/<fingerprint>"

@@ -45,7 +45,7 @@ def map_of_round(storage: Storage, site_storage: Storage, number: int, represent
 def _map(
     storage: Storage, picks_key: str, pool: Features, align: Features, number: int, representation: str
 ) -> FeatureMap | None:
-    if any(set(one.units) - set(one.store.commits()) for one in (pool, align)):
+    if any(set(one.units) - set(one.store.committed()) for one in (pool, align)):
         return None  # deleted since, to save room
     picks = storage.read_table(picks_key, ["id", "tile"])
     shown = picks.take(_spread(picks.num_rows, _FEW_ROWS))
@@ -60,8 +60,8 @@ def _sample(pool: Features) -> Matrix:
     """Features of the rows that come first by a hash of their ids, in units that are spread over the pool."""
     keys = np.empty(0, dtype=np.uint64)
     pieces: list[npt.NDArray[np.float32]] = []
-    for place in _spread(len(pool.units), _UNITS):
-        table = pool.store.read(pool.store.find(pool.units[place]), ["id", "feature"])
+    units = [pool.units[place] for place in _spread(len(pool.units), _UNITS)]
+    for table in pool.store.tables(units, ["id", "feature"]):
         if table.num_rows:
             drawn = [random_key(row_id, _SEED) for row_id in table["id"].to_pylist()]
             keys = np.concatenate([keys, np.array(drawn, dtype=np.uint64)])

@@ -100,8 +100,8 @@ def _answer(context: Context, number: int) -> dict[str, Any]:
     with site.events.stage(f"answer rows of round {number}", len(units)) as stage:
         run_units([work], site.session, stage)
     scores: dict[str, float] = {}
-    for commit in store.commits().values():
-        found = store.read(commit).to_pydict()
+    for table in store.tables(store.committed()):
+        found = table.to_pydict()
         pairs = zip(found["id"], found["advantage"], strict=True)
         scores |= {row_id: value for row_id, value in pairs if value is not None and math.isfinite(value)}
     return {"scores": scores, "rows": rows, "mean": sum(scores.values()) / len(scores) if scores else None}

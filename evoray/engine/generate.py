@@ -147,8 +147,7 @@ def _purse(config: GenerationConfig, site: Site) -> Purse | None:
 def _clear(store: UnitStore, target: str, near: float, static: Pool | None, number: int, quarantine: str) -> int:
     """Write the samples that are new; how many are not."""
     storage = store.storage
-    tables = [store.read(commit) for commit in store.commits().values()]
-    table = pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *tables])
+    table = pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *store.tables(store.committed())])
     texts = [
         _text_of_sample(*parts)
         for parts in zip(table["instruction"].to_pylist(), table["output"].to_pylist(), strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -88,14 +87,9 @@ def _plan(path: str | Sequence[str], unit_rows: int) -> tuple[list[UnitSpan], st
 
 
 def _write_duplicates(store: UnitStore, quarantine: str) -> None:
-    commits = store.commits()
-
-    def units() -> Any:
-        for unit, commit in commits.items():
-            table = store.read(commit, ["id", HASH_COLUMN])
-            yield unit, table["id"], table[HASH_COLUMN]
-
-    found = find_duplicates(units())
+    units = store.committed()
+    tables = store.tables(units, ["id", HASH_COLUMN])
+    found = find_duplicates((unit, table["id"], table[HASH_COLUMN]) for unit, table in zip(units, tables, strict=True))
     records = [
         asdict(
             Quarantined(

@@ -268,10 +268,11 @@ def _warm_up(
 
 def _random_rows(rows: PoolRows, units: Sequence[int], count: int, seed: int) -> list[Any]:
     """`count` rows of the pool, first in the random order of the seed: the same for any unit size."""
+    from evoray.pool.rows import rows_from_table
     from evoray.selection.picks import random_key
 
     best: list[tuple[int, str, Any]] = []
-    for unit in units:
-        best += [(random_key(row.id, seed), row.id, row) for row in rows.read(unit)]
+    for table in rows.tables(units):
+        best += [(random_key(row.id, seed), row.id, row) for row in rows_from_table(table)]
         best = sorted(best, key=lambda entry: entry[:2])[:count]
     return [row for _, _, row in best]

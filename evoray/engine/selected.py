@@ -86,8 +86,7 @@ def _write_selected(
 def _gather(rows: PoolRows, units: Sequence[int], wanted: pa.Array) -> pa.Table:
     """The wanted rows in the order of `wanted`. Raises SelectionError for an id that no unit has."""
     pieces = []
-    for unit in units:
-        table = rows.table(unit)
+    for table in rows.tables(units):
         piece = table.filter(pc.is_in(table["id"], value_set=wanted))
         if piece.num_rows:
             pieces.append(piece.drop_columns([MESSAGES_COLUMN, HASH_COLUMN]))
@@ -178,8 +177,7 @@ def _draw_control(
 
     ids: list[str] = []
     counts: list[int] = []
-    for unit in units:
-        table = features.read(features.find(unit), ["id", "tokens"])
+    for table in features.tables(units, ["id", "tokens"]):
         for row_id, count in zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True):
             if row_id not in used:
                 ids.append(row_id)
@@ -195,10 +193,9 @@ def token_sum(features: UnitStore, units: Sequence[int], ids: Collection[str]) -
 
 
 def _token_sum(features: UnitStore, units: list[int], ids: frozenset[str]) -> int:
-    total = 0
-    for unit in units:
-        table = features.read(features.find(unit), ["id", "tokens"])
-        total += pc.sum(table.filter(pc.is_in(table["id"], value_set=pa.array(sorted(ids))))["tokens"]).as_py() or 0
+    total, wanted = 0, pa.array(sorted(ids), pa.string())
+    for table in features.tables(units, ["id", "tokens"]):
+        total += pc.sum(table.filter(pc.is_in(table["id"], value_set=wanted))["tokens"]).as_py() or 0
     return total
 
 

@@ -144,7 +144,7 @@ def score(
             quarantine=f"quarantine/scores-{identity}",
             careful=job.careful(),
         )
-    if any(set(work.units) - set(work.store.commits()) for work in works.values()):
+    if any(set(work.units) - set(work.store.committed()) for work in works.values()):
         _run(works, models, names, target, site)
     else:  # no stage is shown for them; a start that was killed after the last unit may have left marks
         clear_marks(list(works.values()))
@@ -177,7 +177,6 @@ def _check_verdicts(target: Target, scoring: Scoring) -> None:
 
 
 def _read_scores(work: Work) -> Scores:
-    commits = work.store.commits()
-    table = pa.concat_tables([work.store.read(commits[unit], ["id", "loss", "correct"]) for unit in work.units])
+    table = pa.concat_tables(work.store.tables(work.units, ["id", "loss", "correct"]))
     columns: Mapping[str, list[Any]] = table.to_pydict()
     return Scores(ids=tuple(columns["id"]), loss=tuple(columns["loss"]), correct=tuple(columns["correct"]))

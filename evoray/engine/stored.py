@@ -46,7 +46,6 @@ class Features:
 
 def read_features(features: Features) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Ids and unit rows [M, D] of a target's features: small enough for the driver."""
-    commits = features.store.commits()
-    tables = [features.store.read(commits[unit], ["id", "feature"]) for unit in features.units]
+    tables = features.store.tables(features.units, ["id", "feature"])
     table = pa.concat_tables(table for table in tables if table.num_rows)
     return table["id"].to_pylist(), matrix_of(table)

@@ -193,8 +193,7 @@ def source_counts(pool: Pool) -> dict[str, int]:
 
 def _source_counts(rows: PoolRows, units: Sequence[int]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for unit in units:
-        table = rows.table(unit)
+    for table in rows.tables(units):
         if "source" in table.column_names:
             for source, count in value_counts(table["source"]).items():
                 counts[source] = counts.get(source, 0) + count

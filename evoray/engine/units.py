@@ -91,7 +91,7 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
     Raises the worker's EvorayError, or StageError for any other failure and for a unit whose actor died
     `session.attempts` times.
     """
-    done = [work.store.commits() for work in works]
+    done = [set(work.store.committed()) for work in works]
     pending = [
         {"work": index, "unit": unit}
         for index, work in enumerate(works)
@@ -107,9 +107,8 @@ def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
 def clear_marks(works: Sequence[Work]) -> None:
     """Delete the marks of tries at works whose units are all committed, those of starts that were killed too."""
     for work in works:
-        for key in list(work.store.storage.keys(work.store.prefix)):
-            if key.startswith(f"{work.store.prefix}/{_ATTEMPT}"):
-                work.store.storage.delete(key)
+        keys = work.store.storage.keys(work.store.prefix)
+        work.store.storage.delete_each(key for key in keys if key.startswith(f"{work.store.prefix}/{_ATTEMPT}"))
 
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:

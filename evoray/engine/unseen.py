@@ -175,7 +175,7 @@ def _content(source: StoredTiles | ParquetTiles) -> list[str]:
 
 
 def _merge(store: UnitStore, units: Sequence[int], storage: Storage) -> int:
-    table = pa.concat_tables([store.read(store.find(unit)) for unit in units])
+    table = pa.concat_tables(store.tables(units))
     table = table.sort_by([("potential", "ascending"), ("id", "ascending")])
     rows: int = table.num_rows
     storage.write_table(SCORES, table.append_column("rank", pa.array(range(rows), pa.int64())))

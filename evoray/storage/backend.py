@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -22,8 +22,10 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
 from evoray.errors import ConfigError, StorageError, first_line
+from evoray.storage.overlap import overlapped
 
 _LARGEST_PUT = 1 << 30  # bytes
+UNDER_WAY = 32  # requests to a bucket at a time, of one process
 _BODY_ATTEMPTS = 4  # at one object whose answer breaks off; requests themselves are repeated by obstore
 
 
@@ -64,6 +66,11 @@ class Storage:
     def is_local(self) -> bool:
         """Whether the root is a folder of this machine (or a shared file system)."""
         return "://" not in self.uri
+
+    @property
+    def width(self) -> int:
+        """How many requests may be under way at a time: several to a bucket, whose answers take their time."""
+        return 1 if self.is_local else UNDER_WAY
 
     def location(self, key: str) -> str:
         """The full path or URI of a key, for messages and for other programs."""
@@ -142,10 +149,14 @@ class Storage:
         with suppress(FileNotFoundError), self._answering(key, "deleted", FileNotFoundError):
             obstore.delete(self._store, key)
 
+    def delete_each(self, keys: Iterable[str]) -> None:
+        """Remove objects, as `delete`."""
+        for _ in overlapped(self.delete, keys, self.width):
+            pass
+
     def clear(self, prefix: str) -> None:
         """Remove every object below a prefix; on a disk its folders too."""
-        for key in list(self.keys(prefix)):
-            self.delete(key)
+        self.delete_each(self.keys(prefix))
         if self.is_local and Path(self.location(prefix)).is_dir():
             shutil.rmtree(self.location(prefix))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ import pyarrow as pa
 
 from evoray.errors import StorageError
 from evoray.storage.backend import Storage, table_from_bytes, table_to_bytes
+from evoray.storage.overlap import overlapped
 
 _FILE = re.compile(r"unit-\d{6,}\.[0-9a-f]+\.parquet")  # a record names a file beside it, and none elsewhere
+TABLES = 16  # that are read at a time: unlike records, they may be large
 _COMMIT = re.compile(r"^unit-(\d{6,})\.json$")
 
 
@@ -78,14 +80,15 @@ class UnitStore:
             ) from error
         return commit
 
+    def committed(self) -> list[int]:
+        """The numbers of all committed units, in order: a listing, and no record is read."""
+        found = (_COMMIT.match(key.removeprefix(self.prefix + "/")) for key in self.storage.keys(self.prefix))
+        return sorted(int(match.group(1)) for match in found if match)
+
     def commits(self) -> dict[int, UnitCommit]:
         """Every committed unit by number, in order."""
-        numbers = []
-        for key in self.storage.keys(self.prefix):
-            match = _COMMIT.match(key.removeprefix(self.prefix + "/"))
-            if match:
-                numbers.append(int(match.group(1)))
-        return {number: self.find(number) for number in sorted(numbers)}
+        numbers = self.committed()
+        return dict(zip(numbers, overlapped(self.find, numbers, self.storage.width), strict=True))
 
     def read(self, commit: UnitCommit, columns: list[str] | None = None) -> pa.Table:
         """The table of a committed unit, checked against its hash. Raises StorageError if it differs."""
@@ -99,3 +102,8 @@ class UnitStore:
                 f"(unit-{commit.unit:06d}.json) to have the unit computed again",
             )
         return table_from_bytes(data, columns)
+
+    def tables(self, units: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The tables of committed units in this order; several are read at a time. Raises as `find` and `read`."""
+        width = min(self.storage.width, TABLES)
+        return overlapped(lambda unit: self.read(self.find(unit), columns), units, width)

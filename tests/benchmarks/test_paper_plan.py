@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from paper_costs import (
     MEASURED,
-    ONE_BY_ONE,
+    SINGLE,
     WORKER_PUTS,
     feature_hours,
     hours_of,
@@ -51,8 +51,9 @@ def test_units_tiles_and_shards_follow_the_rules_of_the_code() -> None:
 
 
 def test_other_numbers_by_hand() -> None:
-    assert sum(requests for _, requests, _ in ONE_BY_ONE) == 25
-    assert request_hours(10_000_000, 64) == pytest.approx(156_250 * 25 * 0.02 / 3600)
+    assert sum(requests for _, requests, *_ in SINGLE) == 24
+    # Six requests a unit, 32 at a time, and eighteen that are 16 at a time.
+    assert request_hours(10_000_000, 64) == pytest.approx(156_250 * (6 / 32 + 18 / 16) * 0.02 / 3600)
     # The pool eight times (once to hash it) and the features twice.
     assert one_process_bytes(1000, 2048) == 1000 * (8 * 2000 + 2 * 8192)
     assert [ranked_rows(10_000_000, shards) for shards in (64, 512)] == [6_400_000, 10_000_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -57,6 +58,24 @@ def test_empty_objects_that_stand_for_folders_are_no_keys(bucket: str, environme
         with urllib.request.urlopen(urllib.request.Request(request, data=b"", method="PUT")) as response:
             assert response.status == 200
     assert [*storage.keys()] == ["a/b/c", "a/empty"]
+
+
+def test_units_are_read_several_at_a_time_and_come_in_order(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request waits until three are under way: one after another they would never be answered."""
+    store = UnitStore(Storage(bucket), "features/x")
+    for unit in range(6):
+        store.commit(unit, pa.table({"unit": [unit]}))
+    together, read = threading.Barrier(3, timeout=60), Storage.read
+
+    def answered(storage: Storage, key: str) -> bytes:
+        together.wait()
+        return read(storage, key)
+
+    monkeypatch.setattr(Storage, "read", answered)
+    assert list(store.commits()) == list(range(6))
+    assert [table["unit"].to_pylist() for table in store.tables([5, 0, 1, 2, 3, 4])] == [[5], [0], [1], [2], [3], [4]]
+    store.storage.delete_each([*store.storage.keys()])
+    assert store.committed() == []
 
 
 def commit(uri: str, writer: int) -> tuple[str, int]:
