@@ -198,6 +198,6 @@ def hours_of(rows: int, parameters: float, gpus: int, unit_rows: int) -> dict[st
     }
 
 
-def ranked_rows(rows: int, shards: int) -> float:
-    """Rows that the driver ranks: each shard sends its first K, or all that it has."""
+def numbers_taken_in(rows: int, shards: int) -> float:
+    """Of the K first over all shards, each shard tells its first K, or all that it has: as numbers alone."""
     return min(ASSUMED.share * rows * shards, rows)

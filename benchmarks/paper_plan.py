@@ -27,8 +27,8 @@ from paper_costs import (
     at,
     feature_hours,
     hours_of,
+    numbers_taken_in,
     one_process_bytes,
-    ranked_rows,
     reduction_hours,
     request_hours,
     selection_core_hours,
@@ -159,10 +159,10 @@ def growth_table() -> Table:
         return both(lambda rows: size * units_of(rows, unit_rows))
 
     lines: list[Sequence[str]] = [
-        ("driver", "the first K rows of each of 512 shards, ranked", "rows (K x shards, at most N)",
-         *both(lambda rows: seen.ranked_bytes * ranked_rows(rows, 512))),
-        ("driver", "the K least gradients of each of 512 shards", "the same",
-         *both(lambda rows: 8 * ranked_rows(rows, 512))),
+        ("driver", "the K rows of the largest weights, ranked", "K",
+         *both(lambda rows: seen.ranked_bytes * rows * ASSUMED.share)),
+        ("driver", "K numbers of each of 512 shards: weights, or gradients", "rows (K x shards, at most N)",
+         *both(lambda rows: 8 * numbers_taken_in(rows, 512))),
         ("driver", "input of a stage in Ray Data", "units", *a_unit(seen.block_bytes)),
         ("driver", "commit records, each time they are counted", "units", *a_unit(seen.commit_bytes)),
         ("one task", "exact duplicates", "rows", *both(lambda rows: seen.duplicate_bytes * rows)),

@@ -7,7 +7,6 @@ analysis is that of arXiv 2602.14696: rank the pool, train on each tenth, correl
 
 from __future__ import annotations
 
-import heapq
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from evoray.alignment.sinkhorn import solve
 from evoray.errors import SelectionError
 from evoray.selection.descent import POOL
 from evoray.selection.evoselect import cost_std
+from evoray.selection.heaviest import heaviest
 from evoray.selection.picks import Pick
 from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.selector import Choice, Needs, Request, Selector
@@ -53,11 +53,10 @@ class Decile(Selector):
             max_iterations=_MAX_ITERATIONS,
         )  # fmt: skip
         stop = first + request.rows
-        parts = shards.call("top", POOL, [stop])  # weights are equal: by (f, id)
+        (ranked,) = heaviest(shards, POOL, [stop])  # weights are equal: by (f, id)
         shards.call("close", POOL)
-        ranked = heapq.nsmallest(stop, (entry for (part,) in parts for entry in part))[first:]
         picks = tuple(
             Pick(id=row_id, tile=tile, row=row, rank=rank, potential=f)
-            for rank, (_, f, row_id, tile, row) in enumerate(ranked)
+            for rank, (_, f, row_id, tile, row) in enumerate(ranked[first:])
         )
         return Choice(picks=picks, facts={"alignment": -float(np.mean([pick.potential for pick in picks]))})

@@ -18,6 +18,7 @@ from evoray.alignment.reduction import Array
 from evoray.alignment.sinkhorn import Potentials, solve
 from evoray.diversity.energies import Energy, Memory, NoEnergy
 from evoray.selection.capped import find_scales
+from evoray.selection.heaviest import heaviest
 from evoray.selection.journal import Journal, Note
 from evoray.selection.protocol import Shards
 from evoray.selection.shares import Bounds, Entry
@@ -239,11 +240,7 @@ class _Run:
     def _ranked(self) -> tuple[Entry, ...]:
         """The first usable rows of all shards by (-w, f, id), k of them where shares say how many of which source."""
         most_S = [self.options.rows] if self.bounds is None else self.bounds.most_S
-        parts = zip(*self.shards.call("top", POOL, most_S), strict=True)
-        ranked = [
-            sorted(entry for part in of_source for entry in part)[:most]
-            for most, of_source in zip(most_S, parts, strict=True)
-        ]
+        ranked = heaviest(self.shards, POOL, most_S)
         return tuple(ranked[0]) if self.bounds is None else self.bounds.pick(ranked)
 
 

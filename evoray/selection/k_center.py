@@ -23,6 +23,7 @@ from pydantic import Field
 
 from evoray.selection.picks import Place, picks_of
 from evoray.selection.protocol import Shards
+from evoray.selection.random import first_at_random
 from evoray.selection.ranking import check_count
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import Shard
@@ -82,8 +83,7 @@ class KCenter(Selector):
 
 
 def _traverse(shards: Shards, request: Request, start: int, scale: float) -> tuple[list[Place], float | None]:
-    drawn = sorted(entry for part in shards.call("first_at_random", start, request.seed) for entry in part)[:start]
-    places: list[Place] = [(row_id, tile, row) for _, row_id, tile, row in drawn]
+    places = first_at_random(shards, start, request.seed)
     new, size, radius = places, OFFER, None
     new_PD = features_of(shards, [place[1:] for place in new])
     while len(places) < request.rows:

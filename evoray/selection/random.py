@@ -6,14 +6,17 @@ sample without replacement, and a larger K only adds rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from evoray.budget import taken
-from evoray.selection.picks import Pick, picks_of, random_key
+from evoray.selection.picks import Pick, Place, picks_of, random_key
 from evoray.selection.protocol import Shards
-from evoray.selection.ranking import check_count
+from evoray.selection.ranking import Keyed, check_count, first_rows
 from evoray.selection.selector import Choice, Needs, Request, Selector
+from evoray.selection.shard import Shard
 
 
 class Random(Selector):
@@ -29,8 +32,18 @@ class Random(Selector):
 def random_pick(shards: Shards, k: int, seed: int) -> tuple[Pick, ...]:
     """K usable rows, first in the random order of `seed`. Raises SelectionError where rows are fewer."""
     check_count(shards, k)
-    found = sorted(entry for part in shards.call("first_at_random", k, seed) for entry in part)
-    return picks_of(entry[1:] for entry in found[:k])
+    return picks_of(first_at_random(shards, k, seed))
+
+
+def first_at_random(shards: Shards, k: int, seed: int) -> list[Place]:
+    """Places of the k usable rows, or of all, that come first in the random order of `seed`."""
+    return [entry[1:] for entry in first_rows(shards, k, _in_random_order, seed)]
+
+
+def _in_random_order(shard: Shard, seed: int) -> Iterator[Keyed]:
+    for tile, usable_N in shard.tiles():
+        keys = (random_key(row_id, seed) for row_id in tile.ids)
+        yield tile, usable_N, np.fromiter(keys, np.uint64, len(tile.ids))
 
 
 def random_order(ids: Sequence[str], seed: int) -> list[int]:

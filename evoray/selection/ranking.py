@@ -6,7 +6,7 @@ Equal scores are told apart by id, so that neither the order of the pool nor its
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,20 @@ import numpy.typing as npt
 import torch
 
 from evoray.errors import SelectionError
+from evoray.selection.heaviest import kth_smallest
 from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.shard import Shard, Tile
 
 #: (tile, arguments) to one score a row, higher is better. A function of a module, so that any worker finds it.
 Score = Callable[..., torch.Tensor]
-#: (-score, id, tile, row in the tile): ascending is best first.
-Ranked = tuple[float, str, int, int]
+#: A tile, the mask of its usable rows, and a key for each row: the smallest are first.
+Keyed = tuple[Tile, torch.Tensor, npt.NDArray[Any]]
+#: (shard, arguments) to the keys of its rows. A function of a module.
+Keys = Callable[..., Iterator[Keyed]]
+#: (key, id, tile, row in the tile).
+Ranked = tuple[Any, str, int, int]
+_HELD = "ranking"
 
 
 def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pick, ...]:
@@ -31,8 +37,22 @@ def best(shards: Shards, count: int, score: Score, *arguments: Any) -> tuple[Pic
     Raises SelectionError where there are fewer, and for a score that is no number.
     """
     check_count(shards, count)
-    parts = shards.call("ask", best_of_shard, count, score, *arguments)
-    return picks_of(entry[1:] for entry in heapq.nsmallest(count, (entry for part in parts for entry in part)))
+    return picks_of(entry[1:] for entry in first_rows(shards, count, _negated, score, *arguments))
+
+
+def first_rows(shards: Shards, count: int, keys: Keys, *arguments: Any) -> list[Ranked]:
+    """The first usable rows of all shards by (key, id), `count` of them or all. Raises SelectionError for a key NaN.
+
+    Keys of all shards come first, then the rows whose keys are as small as the last one wanted: else there would be
+    `count` tuples of Python's from each shard.
+    """
+    if not count:
+        return []
+    shards.call("begin", _HELD)
+    last = kth_smallest(shards.call("tell", _HELD, _hold, count, keys, *arguments), count)
+    parts = shards.call("tell", _HELD, _up_to, count, last)
+    shards.call("close", _HELD)
+    return heapq.nsmallest(count, (entry for part in parts for entry in part))
 
 
 def id_ranks(ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -51,28 +71,33 @@ def check_count(shards: Shards, rows: int) -> None:
         )
 
 
-def best_of_shard(shard: Shard, count: int, score: Score, *arguments: Any) -> list[Ranked]:
-    """The same of one shard."""
-    tiles = [(tile, usable_N) for tile, usable_N in shard.tiles() if len(tile.ids)]
-    if not tiles or not count:
-        return []
-    scores = [score(tile, *arguments).double().masked_fill(~usable_N, -torch.inf) for tile, usable_N in tiles]
-    usable_N = torch.cat([mask_N for _, mask_N in tiles])
-    score_N = torch.cat(scores)
-    if bool(score_N.isnan().any()):
+def _negated(shard: Shard, score: Score, *arguments: Any) -> Iterator[Keyed]:
+    for tile, usable_N in shard.tiles():
+        if len(tile.ids):
+            yield tile, usable_N, -score(tile, *arguments).double().numpy()
+
+
+def _hold(shard: Shard, state: dict[str, Any], count: int, keys: Keys, *arguments: Any) -> npt.NDArray[Any]:
+    """Keep the keys of usable rows; the `count` smallest."""
+    held: list[tuple[Tile, npt.NDArray[np.int64], npt.NDArray[Any]]] = []
+    for tile, usable_N, key_N in keys(shard, *arguments):
+        row_N = usable_N.numpy().nonzero()[0]
+        held.append((tile, row_N, key_N[row_N]))
+    state["held"] = held
+    key_N = np.concatenate([part for *_, part in held] or [np.empty(0)])
+    if np.isnan(key_N).any():
         raise SelectionError("a score that is no number", "a finite score for each row", "look at the features")
-    keep = min(count, int(usable_N.sum()))
-    if not keep:
-        return []
-    floor = torch.topk(score_N, keep).values[-1]
-    wanted_N = (score_N >= floor) & usable_N
-    start, found = 0, []
-    for tile, _ in tiles:
-        stop = start + len(tile.ids)
-        for row in wanted_N[start:stop].nonzero().flatten().tolist():
-            found.append((-float(score_N[start + row]), tile.ids[row], tile.index, row))
-        start = stop
-    return heapq.nsmallest(keep, found)
+    return key_N if len(key_N) <= count else np.partition(key_N, count - 1)[:count]
+
+
+def _up_to(_shard: Shard, state: dict[str, Any], count: int, last: float) -> list[Ranked]:
+    """The first rows by (key, id) whose keys are at most `last`, `count` of them or all."""
+    found = (
+        (key_N[place].item(), tile.ids[row_N[place]], tile.index, int(row_N[place]))
+        for tile, row_N, key_N in state["held"]
+        for place in (key_N <= last).nonzero()[0]
+    )
+    return heapq.nsmallest(count, found)
 
 
 def with_nearest(shards: Shards, picks: Sequence[Pick], target_MD: Any) -> tuple[Pick, ...]:

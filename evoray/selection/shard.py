@@ -22,7 +22,6 @@ from evoray.diversity.energies import Moment, moment_of, rowwise_gradient
 from evoray.diversity.projection import project_rows
 from evoray.errors import SelectionError, SolverError
 from evoray.selection import capped
-from evoray.selection.picks import random_key
 from evoray.selection.problem import Problem, Rows, State
 from evoray.selection.shares import NO_SOURCE, Entry
 
@@ -122,11 +121,6 @@ class Shard:
             for tile in self._tiles.values()
             for row in self._usable[tile.index].nonzero().flatten().tolist()
         ]
-
-    def first_at_random(self, k: int, seed: int) -> list[tuple[int, str, int, int]]:
-        """The k usable rows with the smallest (random key, id): (key, id, tile, row)."""
-        keyed = ((random_key(row_id, seed), row_id, tile, row) for row_id, tile, row in self.usable_rows())
-        return heapq.nsmallest(k, keyed)
 
     def similarities(self, target_MD: Array) -> tuple[list[tuple[str, int, int]], Array]:
         """`usable_rows`, and their inner products with a target's rows [n, M] in fp64."""
@@ -297,20 +291,23 @@ class Shard:
                 found[source].append(gradient_N[mask_N].numpy())
         return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
 
-    def top(self, problem: str, k_S: Sequence[int]) -> list[list[Entry]]:
-        """The first usable rows of each source by (-w, f, id), so many of each."""
+    def largest_weights(self, problem: str, k_S: Sequence[int]) -> list[Array]:
+        """The smallest -log w over usable rows of each source, so many of each, ascending."""
+        found: list[list[Array]] = [[] for _ in k_S]
+        for rows in self._problems[problem].rows.values():
+            for source, mask_N in _usable_by_source(rows):
+                found[source].append(-rows.log_w_N[mask_N].numpy())
+        return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
+
+    def top(self, problem: str, k_S: Sequence[int], last_S: Sequence[float]) -> list[list[Entry]]:
+        """The first usable rows of each source by (-w, f, id), so many of each; none whose -log w is above its last."""
         found: list[list[Entry]] = [[] for _ in k_S]
         for index, rows in self._problems[problem].rows.items():
             for source, mask_N in _usable_by_source(rows):
-                log_w_N = rows.log_w_N.masked_fill(~mask_N, -torch.inf)
-                keep = min(k_S[source], int(mask_N.sum()))
-                if not keep:
-                    continue
-                floor = torch.topk(log_w_N, keep).values[-1]
-                for row in ((log_w_N >= floor) & mask_N).nonzero().flatten().tolist():
+                for row in (mask_N & (-rows.log_w_N <= last_S[source])).nonzero().flatten().tolist():
                     position = int(rows.position_N[row])
                     row_id = self._tiles[index].ids[position]
-                    found[source].append((-float(log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
+                    found[source].append((-float(rows.log_w_N[row]), float(rows.f_N[row]), row_id, index, position))
         return [heapq.nsmallest(k, entries) for entries, k in zip(found, k_S, strict=True)]
 
     def describe(self, problem: str) -> list[tuple[int, int, float, int]]:

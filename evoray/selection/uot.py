@@ -20,7 +20,6 @@ Choices of ours: the start, the L1 tolerance, and which pass counts (masses are 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -33,7 +32,7 @@ from evoray.alignment.reduction import Array, Partials, Value, partial_sums
 from evoray.errors import SolverError
 from evoray.selection.picks import picks_of
 from evoray.selection.protocol import Shards, usable_rows
-from evoray.selection.ranking import Ranked, best_of_shard, check_count, similarity, with_nearest
+from evoray.selection.ranking import Keyed, check_count, first_rows, similarity, with_nearest
 from evoray.selection.selector import Choice, Needs, Request, Selector
 from evoray.selection.shard import CACHE_BYTES, Shard, Tile
 from evoray.selection.weights import target_weights
@@ -61,9 +60,8 @@ class Uot(Selector):
         shards.call("begin", NAME)
         shards.call("tell", NAME, _hold, goal.align_MD, keeps)
         g_M, facts = self._solve(shards, weights_M, usable, request)
-        parts = shards.call("ask", _best, request.rows, g_M, weights_M, 2.0 * self.eps, self._power)
+        ranked = first_rows(shards, request.rows, _by_mass, g_M, weights_M, 2.0 * self.eps, self._power)
         shards.call("close", NAME)
-        ranked = heapq.nsmallest(request.rows, (entry for part in parts for entry in part))
         mass = float(np.exp([-entry[0] for entry in ranked]).sum()) / usable
         picks = with_nearest(shards, picks_of(entry[1:] for entry in ranked), goal.align_MD)
         return Choice(picks=picks, facts={**facts, "picked_mass": mass})
@@ -152,11 +150,9 @@ def _kernel(
     return held.kernel_NM, sums_N, held.rowmax_N + sums_N.double().log()
 
 
-def _best(shard: Shard, count: int, g_M: Array, weights_M: Array, eps: float, power: float) -> list[Ranked]:
-    """The first rows by (-log mass without the constant weight, id)."""
-    of = {tile.index: similarity_of for tile, _, similarity_of in _similarities(shard)}
-
-    def log_mass(tile: Tile) -> torch.Tensor:
-        return power * _kernel(of[tile.index](tile), g_M, weights_M, eps)[2]
-
-    return best_of_shard(shard, count, log_mass)
+def _by_mass(shard: Shard, g_M: Array, weights_M: Array, eps: float, power: float) -> Iterator[Keyed]:
+    """Keys: -log mass, without the constant weight."""
+    for tile, usable_N, similarity_of in _similarities(shard):
+        if len(tile.ids):
+            log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)[2]
+            yield tile, usable_N, (-power * log_r_N).numpy()

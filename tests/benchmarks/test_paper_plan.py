@@ -13,8 +13,8 @@ from paper_costs import (
     WORKER_PUTS,
     feature_hours,
     hours_of,
+    numbers_taken_in,
     one_process_bytes,
-    ranked_rows,
     request_hours,
     selection_core_hours,
     shards_of,
@@ -56,7 +56,7 @@ def test_other_numbers_by_hand() -> None:
     assert request_hours(10_000_000, 64) == pytest.approx(156_250 * (6 / 32 + 18 / 16) * 0.02 / 3600)
     # The pool eight times (once to hash it) and the features twice.
     assert one_process_bytes(1000, 2048) == 1000 * (8 * 2000 + 2 * 8192)
-    assert [ranked_rows(10_000_000, shards) for shards in (64, 512)] == [6_400_000, 10_000_000]
+    assert [numbers_taken_in(10_000_000, shards) for shards in (64, 512)] == [6_400_000, 10_000_000]
     # Three starts of 431 - 39 x 7.6 us, and 7 x 40 steps of 7.6 us.
     assert selection_core_hours(1_000_000) == pytest.approx((3 * 134.6 + 2128) / 3600)
     assert {line[0]: line[3] for line in stored_table()[1] if line[1] == "float32"} == {

@@ -118,9 +118,9 @@ def test_several_threads_change_no_bit() -> None:
 def test_every_method_of_a_shard_is_known_to_change_it_or_to_leave_it_as_it_is() -> None:
     """A method that changes a shard and is in no list would be forgotten when a lost shard is made again."""
     reading = {
-        *("counts", "usable_rows", "first_at_random", "similarities", "source_counts", "column_minimum"),
+        *("counts", "usable_rows", "similarities", "source_counts", "column_minimum"),
         *("cost_moments", "weighted_potential", "transport_cost", "moment", "gradient_sums", "capped_mass"),
-        *("smallest_gradients", "top", "describe", "n_rows", "tiles", "ask"),
+        *("smallest_gradients", "largest_weights", "top", "describe", "n_rows", "tiles", "ask"),
     }
     methods = {name for name in vars(Shard) if not name.startswith("_")}
     assert methods == reading | {*MAKING, *RESETTING, *CHANGING} | {"close", "save", "restore"}
