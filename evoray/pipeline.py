@@ -108,10 +108,11 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
     if config.labels is not None:
         check_labels(config.labels)
     listed = config.evaluation.list_options
-    identity = identify_model(config.model, site.events)
+    learner = identify_model(config.model, site.events)
     proxied = is_featured(config.selection)
     same = config.proxy_model == config.model
-    proxy_identity = identity if same or not proxied else identify_model(config.proxy_model, site.events)
+    proxy_model = learner if same or not proxied else identify_model(config.proxy_model, site.events)
+    config = config.of_models(learner.name, proxy_model.name if proxied else config.proxy_model)
     align = open_target(config.target, "align", config.seed, units, site, listed)
     validate = open_target(config.target, "validate", config.seed, units, site, listed)
     static = None if config.pool is None else read_pool(config.pool, config.reading, site)
@@ -129,8 +130,8 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
             "generator": None if generator is None else generator.identity,
             "align": align.source.identity,
             "validate": validate.source.identity,
-            "model": identity,
-            "proxy": proxy_identity,
+            "model": learner.identity,
+            "proxy": proxy_model.identity,
             "adapters": ready,
             "cascade": None if cheap is None else cheap.identity,
             "scorer": Scoring.of(config.evaluation).identity(),
@@ -144,9 +145,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
     pool = candidates.of_round(1)
     proxy = None
     if proxied:
-        proxy = ready_proxy(
-            config.proxy_model, proxy_identity, config.features, config.lora, config.feature_seed, pool, site
-        )
+        proxy = ready_proxy(*proxy_model, config.features, config.lora, config.feature_seed, pool, site)
     context = Context(
         config=config,
         storage=storage,
@@ -154,7 +153,7 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
         pool=pool,
         align=align,
         validate=validate,
-        model_identity=identity,
+        model_identity=learner.identity,
         proxy=proxy,
         cheap=cheap,
     )

@@ -108,7 +108,7 @@ def featurize(
     storage = Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        identity = identify_model(model, site.events)
+        model, identity = identify_model(model, site.events)
         read = read_pool(as_path(pool, out), reading or PoolConfig(), site)
         proxy = ready_proxy(model, identity, settings, lora or LoraConfig(), seed, read, site)
         found = featurise({"pool": read.source}, proxy, settings, seed, site)["pool"]
@@ -166,10 +166,10 @@ def select(
         elif not featured:
             aim = Aim(source=PoolTiles(rows=_needed(read, "--pool").rows, units=_needed(read, "--pool").units))
         else:
-            proxy = taken.proxy_model(_needed(model, "--model"))
+            proxy, identity = identify_model(taken.proxy_model(_needed(model, "--model")), site.events)
             aim = featured_aim(
                 _needed(read, "--pool"), _needed(target, "--target") if needs.target else None, proxy,
-                identify_model(proxy, site.events), k, taken, lora or LoraConfig(), seed, site, reading.max_chars,
+                identity, k, taken, lora or LoraConfig(), seed, site, reading.max_chars,
             )  # fmt: skip
         with site.events.stage("align and select", 1) as stage:
             notebook = Notebook(storage=storage, prefix="solver")
@@ -259,7 +259,7 @@ def train(
     start = None if adapter is None else Folder.at(adapter)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        identity = identify_model(model, site.events)
+        model, identity = identify_model(model, site.events)
         if start is not None:
             start.check_base(model, identity)
         path = as_path(data, out)
@@ -363,7 +363,7 @@ def _score(
         rows = open_target(target, split, seed, 64, site, settings.list_options)  # type: ignore[arg-type]
         names = {model: identify_model(model, site.events) for model in dict.fromkeys(model for model, _ in models)}
         checkpoints = {
-            f"{model} with {adapter}" if adapter else model: Checkpoint.of(model, names[model], folder)
+            f"{model} with {adapter}" if adapter else model: Checkpoint.of(*names[model], folder)
             for (model, adapter), folder in zip(models, folders, strict=True)
         }
         return list(score_rows(checkpoints, rows, settings, max_tokens, site).values())

@@ -53,7 +53,7 @@ class RunConfig(Section):
 
     pool: str | tuple[str, ...] | None = None  # file, folder, glob, or a list of them; null: generated rows alone
     target: str  # a file (then it is dev), a folder with dev and test files, or lm-eval:TASK[@FOLDER]
-    model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
+    model: str = "smollm2"  # what is trained: hub id or id@revision, local directory, or smollm2
     out: str = "evoray-run"  # run directory or bucket URI
     store: str | None = None  # where pool, features and scores are kept; null: in `out`. Runs may share one
     rounds: int = Field(2, ge=1)  # of choosing and training
@@ -90,6 +90,11 @@ class RunConfig(Section):
                 "set rounds: 1",
             )
         return self
+
+    def of_models(self, learner: str, proxy: str) -> RunConfig:
+        """The same config with these in place of the models that it names."""
+        features = self.features if self.features.model is None else self.features.model_copy(update={"model": proxy})
+        return self.model_copy(update={"model": learner, "features": features})
 
     @property
     def proxy_model(self) -> str:

@@ -133,9 +133,9 @@ class Bench:
     def of(cls, config: ComparisonConfig, site: Site) -> Bench:
         """Read the pool, and look at all targets. Raises UserError's children for what is wrong with them."""
         entries = entries_of(config)
-        identity = identify_model(config.model, site.events)
+        name, identity = identify_model(config.model, site.events)
         bench = cls(
-            config=config,
+            config=config.model_copy(update={"model": name}),
             site=site,
             pool=read_pool(config.pool, config.reading, site),
             model_identity=identity,
@@ -176,9 +176,9 @@ class Bench:
 
     def proxy(self, config: FeatureConfig) -> Proxy:
         """The model that features are taken from, warmed up."""
-        model = config.proxy_model(self.config.model)
-        same = model == self.config.model
-        identity = self.model_identity if same else identify_model(model, self.site.events)
+        model, identity = config.proxy_model(self.config.model), self.model_identity
+        if model != self.config.model:
+            model, identity = identify_model(model, self.site.events)
         return ready_proxy(model, identity, config, self.config.lora, feature_seed(config), self.pool, self.site)
 
     def _featurise(self, config: FeatureConfig) -> Representation:

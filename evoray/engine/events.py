@@ -161,13 +161,14 @@ def logged(storage: Storage) -> Iterator[dict[str, Any]]:
 class Events:
     """Progress to a display and events to `events.jsonl` (in a bucket: one object a process).
 
-    Each line says where it belongs: what `about` was given (run, round), and the running stage.
+    Each line says where it belongs: what `about` was given (run, round), and the running stage. `storage` is that of
+    the run, whatever else it shares with others.
     """
 
     def __init__(self, storage: Storage, display: Display | None = None) -> None:
         self.display = display or Silent()
         self._heard = self.display.event
-        self._storage = storage
+        self.storage = storage
         self._about: dict[str, Any] = {}
         self._lines: list[str] = []
         self._key = "events.jsonl" if storage.is_local else f"events/{time.time_ns()}.jsonl"
@@ -192,22 +193,22 @@ class Events:
         """Append one event; facts are JSON values."""
         whole = {"time": round(time.time(), 3), "event": event, **self._about, **facts}
         line = json.dumps(whole, ensure_ascii=False)
-        if self._storage.is_local:
-            with Path(self._storage.location(self._key)).open("a", encoding="utf-8") as stream:
+        if self.storage.is_local:
+            with Path(self.storage.location(self._key)).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         else:
             self._lines.append(line)
-            self._storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
+            self.storage.write(self._key, ("\n".join(self._lines) + "\n").encode())
         self._heard(whole)
 
     def publish(self, **facts: Any) -> None:
         """What the running stage has done so far. It is for people alone: where it cannot be written, nothing stops."""
         progress = {"time": round(time.time(), 3), **self._about, **facts}
-        self._publicly(lambda: self._storage.write_json(PROGRESS, progress, sort_keys=False))
+        self._publicly(lambda: self.storage.write_json(PROGRESS, progress, sort_keys=False))
 
     def unpublish(self) -> None:
         """No stage is running."""
-        self._publicly(lambda: self._storage.delete(PROGRESS))
+        self._publicly(lambda: self.storage.delete(PROGRESS))
 
     def _publicly(self, act: Callable[[], None]) -> None:
         if not self._public:

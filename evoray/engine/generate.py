@@ -55,8 +55,10 @@ class Generator:
         """Settle precision and identity. Raises ConfigError for a template that cannot be rendered."""
         Prompting(template=config.prompt or TEMPLATE, form=config.form, count=config.per_request).check()
         settled = site.session.settled(config)
-        remote = config.source == "endpoint"
-        identity = config.model if remote else identify_model(config.model, site.events)
+        name = identity = config.model
+        if config.source != "endpoint":
+            name, identity = identify_model(config.model, site.events)
+        settled = settled.model_copy(update={"model": name})
         return cls(config=settled, identity=identity, align=align, target=target, seed=seed)
 
     def fingerprint(self, number: int) -> str:

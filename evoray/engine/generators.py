@@ -291,9 +291,10 @@ class _Vllm(_Generating):
                 "vLLM, which needs a GPU",
                 "pip install vllm on the cluster, or set generation.source: model or endpoint",
             ) from error
-        from evoray.models.reference import resolve_model
+        from evoray.models.reference import resolve_model, revision_of
 
-        return LLM(model=resolve_model(self.job.config.model), seed=self.job.seed, trust_remote_code=False)
+        model = self.job.config.model
+        return LLM(model=resolve_model(model), revision=revision_of(model), seed=self.job.seed, trust_remote_code=False)
 
 
 def _to_json(answer: Answer | Refused) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Recipe:
 
     def proxy(self, events: Events) -> Proxy:
         """The model and adapters that were recorded. Raises ModelError, or ConfigError where their weights changed."""
-        identity = identify_model(self.model, events)
-        proxy = Proxy.of(self.model, identity, [Folder.at(path) for path in self.adapters], self.weights)
+        model, identity = identify_model(self.model, events)
+        proxy = Proxy.of(model, identity, [Folder.at(path) for path in self.adapters], self.weights)
         if proxy.identity != self.identity:
             raise ConfigError(
                 f"{', '.join([self.model, *self.adapters])} with other weights than at the selection",

@@ -17,21 +17,27 @@ from evoray.engine.site import Site, fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import ConfigError
 from evoray.models.folder import MOMENTS_FILE, Folder
+from evoray.models.reference import Model, identified
 from evoray.storage import scratch_folder
 
+#: References to models of a hub, and which commit each stands for in a run.
+HUB_MODELS = "hub-models"
 
-def identify_model(reference: str, events: Events) -> str:
-    """The fingerprint of a model's weights; converts the embedded one first. Raises ModelError."""
+
+def identify_model(reference: str, events: Events) -> Model:
+    """The weights that a reference names; converts the embedded model first. Raises ModelError.
+
+    Whoever loads them is given the name that is returned: a hub may have others under the reference tomorrow. In the
+    same run directory a reference stays with the commit that it named first.
+    """
+    storage, key = events.storage, f"{HUB_MODELS}/{fingerprint(reference=reference)}.json"
+    known = storage.read_json(key)["name"] if storage.exists(key) else reference
     with events.stage(f"prepare model {reference}", 1) as stage:
-        identity = in_process(_identify_model, reference)
+        model = in_process(identified, known)
         stage.advance()
-    return identity
-
-
-def _identify_model(reference: str) -> str:
-    from evoray.models.reference import model_fingerprint
-
-    return model_fingerprint(reference)
+    if model.name != known:
+        storage.create_json(key, {"reference": reference, "name": model.name})
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +185,7 @@ def cheap_proxy(learner: str, features: FeatureConfig, site: Site) -> Proxy | No
     """The model of a cascade's first pass, as it is; None where there is no cascade."""
     if features.cascade is None:
         return None
-    model = features.cascade_model(learner)
-    return Proxy.of(model, identify_model(model, site.events))
+    return Proxy.of(*identify_model(features.cascade_model(learner), site.events))
 
 
 def warm_up_adapter(

@@ -44,9 +44,9 @@ _UNPACKED = re.compile(r"^.*/working_dir_files/_ray_pkg_\w+/")
 
 #: First parts of the keys that a run writes. Not of them: the lock, which is held while they are deleted, and the plan.
 OF_A_RUN = (
-    CONFIG, MANIFEST, "events", "events.jsonl", "pool", "warmup", "features", "known", "kept", "scores", "quarantine",
-    "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json", "report.md",
-    "report.html", "lock-stale", REHEARSAL, PROGRESS,
+    CONFIG, MANIFEST, "events", "events.jsonl", "hub-models", "pool", "warmup", "features", "known", "kept", "scores",
+    "quarantine", "feedback", "rounds", "generated", "checkpoints", "tensorboard", "best", "ray-train", "summary.json",
+    "report.md", "report.html", "lock-stale", REHEARSAL, PROGRESS,
 )  # fmt: skip
 
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")

@@ -10,7 +10,7 @@ from typing import Any
 from evoray.engine.rundir import existing
 from evoray.errors import ConfigError, ModelError
 from evoray.models.folder import Folder
-from evoray.models.reference import model_fingerprint
+from evoray.models.reference import identified
 from evoray.report.shown import fields_view, shown
 from evoray.storage import Storage, scratch_folder
 
@@ -33,7 +33,8 @@ def export_model(source: str, out: str, *, model: str | None = None) -> Exported
     Raises ConfigError where there is nothing to merge, ModelError where it does not fit the model.
     """
     folder, base = _find(source, model)
-    folder.check_base(base, model_fingerprint(base))
+    base, identity = identified(base)
+    folder.check_base(base, identity)
     with scratch_folder() as scratch:
         _merge(folder.fetch(), base, scratch)
         target = Storage(out)
@@ -73,11 +74,11 @@ def _merge(trained: str, base: str, out: Path) -> None:
     from transformers import AutoConfig
 
     from evoray.models.loading import load_tokenizer, load_trained
-    from evoray.models.reference import resolve_model
+    from evoray.models.reference import resolve_model, revision_of
 
     model: Any = load_trained(base, trained)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
-    stored = AutoConfig.from_pretrained(resolve_model(base), trust_remote_code=False).dtype
-    model.to(stored or model.dtype).save_pretrained(out)
+    of_base = AutoConfig.from_pretrained(resolve_model(base), revision=revision_of(base), trust_remote_code=False)
+    model.to(of_base.dtype or model.dtype).save_pretrained(out)
     load_tokenizer(base).save_pretrained(out)

@@ -15,13 +15,15 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrai
 from evoray.config import LoraConfig
 from evoray.errors import ModelError, first_line
 from evoray.models.attention import use_tiled_attention
-from evoray.models.reference import missing_model, resolve_model
+from evoray.models.reference import missing_model, resolve_model, revision_of
 
 
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a padding token. Raises ModelError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(reference), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_model(reference), revision=revision_of(reference), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise missing_model(reference, first_line(error)) from error
     if tokenizer.pad_token_id is None:
@@ -46,6 +48,7 @@ def _load(kind: Any, reference: str) -> PreTrainedModel:
     try:
         model: PreTrainedModel = kind.from_pretrained(
             resolve_model(reference),
+            revision=revision_of(reference),
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,  # nothing that was read is executed

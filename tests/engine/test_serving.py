@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evoray import export_model
 from evoray.errors import ConfigError, ModelError
 from evoray.models.loading import load_model, load_tokenizer
-from evoray.models.reference import model_fingerprint
+from evoray.models.reference import identified
 from tests.commands import Command
 from tests.tiny import build_tiny_model
 from tests.training.plain import tiny_adapter
@@ -65,7 +65,7 @@ def test_an_adapter_of_another_model_is_refused(adapter: Path, tmp_path: Path) -
 def test_what_was_trained_on_another_model_of_the_same_shape_is_refused(
     tiny_model_dir: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    (adapter / "training.json").write_text(json.dumps({"model": model_fingerprint(str(tiny_model_dir))}))
+    (adapter / "training.json").write_text(json.dumps({"model": identified(str(tiny_model_dir)).identity}))
     export_model(str(adapter), str(tmp_path / "out"), model=str(tiny_model_dir))
     other = build_tiny_model(tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match="trained on another model"):

@@ -22,7 +22,7 @@ from evoray.models.loading import (
     load_tokenizer,
     new_adapter,
 )
-from evoray.models.reference import model_fingerprint, resolve_model
+from evoray.models.reference import identified, resolve_model
 from tests.tiny import build_tiny_model
 
 
@@ -51,29 +51,7 @@ write_trained(new_adapter(load_model(sys.argv[1]), LoraConfig(rank=2), 0), Path(
 def test_what_a_model_directory_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="the directory has no tokenizer and no weights as safetensors"):
-        model_fingerprint(str(tmp_path))
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An address where nobody listens in place of the hub, and an empty cache."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def test_a_hub_model_needs_the_hub_or_a_copy_in_its_cache(no_hub: Path) -> None:
-    with pytest.raises(ModelError, match=r"does not answer .* no copy is in its cache"):
-        model_fingerprint("someone/something")
-    folder = no_hub / "models--someone--something"
-    commit = "a" * 40
-    (folder / "snapshots" / commit).mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
-    (folder / "snapshots" / commit / "config.json").write_text("{}")
-    assert len(model_fingerprint("someone/something")) == 64
+        identified(str(tmp_path))
 
 
 def test_an_adapter_without_safetensors_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -142,7 +120,7 @@ def test_a_model_is_known_by_its_weights(tiny_model_dir: Path, tmp_path: Path) -
 
     same = build_tiny_model(tmp_path / "same")
     other = build_tiny_model(tmp_path / "other", seed=1)
-    assert model_fingerprint(str(tiny_model_dir)) == model_fingerprint(str(same)) != model_fingerprint(str(other))
+    assert identified(str(tiny_model_dir)).identity == identified(str(same)).identity != identified(str(other)).identity
     assert load_tokenizer(str(same)).pad_token_id is not None
 
 
