@@ -302,7 +302,8 @@ def ray_shards(
     if count is not None and held < count:
         _LOG.warning("selection.shards = %d, and this machine runs %d actors: %d shards are used", count, held, held)
     spans = split_tiles(n_tiles, held)
-    actor = ray.remote(num_cpus=1)(ShardActor)
+    # Over all machines, though they would fit on a few: memory is what they fill, and what they read travels.
+    actor = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(ShardActor)
     barred = frozenset(excluded)
 
     def launch(span: range) -> Any:

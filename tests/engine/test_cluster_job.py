@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,17 @@ def test_a_submitted_job_selects_the_rows_of_the_embedded_run(
     name = Path("rounds") / "0001" / "selected.parquet"
     chosen = pq.read_table(out / name)["id"].to_pylist()
     assert chosen == pq.read_table(finished_run.out / name)["id"].to_pylist()
+    assert len(nodes_of(cluster, "ShardActor")) == 2
+
+
+def nodes_of(cluster: Cluster, actors: str) -> set[str]:
+    """The nodes on which actors of a class were."""
+    command = [RAY, "list", "actors", "--address", cluster.dashboard, "--filter", f"class_name={actors}"]
+    done = subprocess.run(
+        [*command, "--format", "json"], env=cluster.environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {one["node_id"] for one in json.loads(done.stdout)}
 
 
 def test_a_stage_alone_is_a_job_of_the_project_s_folder(cluster: Cluster, tiny_model_dir: Path, tmp_path: Path) -> None:
