@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -38,7 +37,7 @@ PICK_SCHEMA = pa.schema(
 
 def picks_table(picks: Sequence[Pick]) -> pa.Table:
     """Picks as a table of PICK_SCHEMA."""
-    return pa.Table.from_pylist([asdict(pick) for pick in picks], schema=PICK_SCHEMA)
+    return pa.Table.from_pylist([pick._asdict() for pick in picks], schema=PICK_SCHEMA)
 
 
 def write_selected(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards, usable_rows
-from evoray.selection.ranking import check_count, target_like
+from evoray.selection.ranking import check_count, id_ranks, target_like
 from evoray.selection.shard import Shard
 
 Numbers = npt.NDArray[np.int64]
@@ -65,15 +66,14 @@ def nearest(shards: Shards, target_MD: Any, length: int, rows: int) -> Neighbour
 
 def nearest_of_shard(shard: Shard, target_MD: Any, length: int) -> Neighbours:
     """The same of one shard's rows."""
-    ids, tiles, rows = [], [], []
+    ids: list[str] = []
+    tiles, rows = [], []
     for tile, usable_N in shard.tiles():
-        places = usable_N.nonzero().flatten().tolist()
-        ids.extend([tile.ids[row] for row in places])
-        tiles.append(np.full(len(places), tile.index, dtype=np.int64))
-        rows.append(np.asarray(places, dtype=np.int64))
-    order_N = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-    place_N = np.empty_like(order_N)
-    place_N[order_N] = np.arange(len(ids))
+        ids.extend(compress(tile.ids, usable_N.tolist()))
+        rows.append(usable_N.numpy().nonzero()[0])
+        tiles.append(np.full(len(rows[-1]), tile.index, dtype=np.int64))
+    place_N = id_ranks(ids)
+    order_N = np.argsort(place_N)
     best_ML = _best(_blocks(shard, target_MD), torch.from_numpy(place_N), len(target_MD), length)
     empty = np.empty(0, np.int64)
     return _listed(best_ML, order_N, ids, np.concatenate([*tiles, empty]), np.concatenate([*rows, empty]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def first_rows(shards: Shards, count: int, keys: Keys, *arguments: Any) -> list[
     last = kth_smallest(shards.call("tell", _HELD, _hold, count, keys, *arguments), count)
     parts = shards.call("tell", _HELD, _up_to, count, last)
     shards.call("close", _HELD)
-    return heapq.nsmallest(count, (entry for part in parts for entry in part))
+    return heapq.nsmallest(count, list(chain.from_iterable(parts)))
 
 
 def id_ranks(ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -92,11 +92,11 @@ def _hold(shard: Shard, state: dict[str, Any], count: int, keys: Keys, *argument
 
 def _up_to(_shard: Shard, state: dict[str, Any], count: int, last: float) -> list[Ranked]:
     """The first rows by (key, id) whose keys are at most `last`, `count` of them or all."""
-    found = (
-        (key_N[place].item(), tile.ids[row_N[place]], tile.index, int(row_N[place]))
-        for tile, row_N, key_N in state["held"]
-        for place in (key_N <= last).nonzero()[0]
-    )
+    found: list[Ranked] = []
+    for tile, row_N, key_N in state["held"]:
+        place_n = (key_N <= last).nonzero()[0]
+        rows = row_N[place_n].tolist()
+        found.extend(zip(key_N[place_n].tolist(), (tile.ids[row] for row in rows), repeat(tile.index), rows))
     return heapq.nsmallest(count, found)
 
 
@@ -109,7 +109,7 @@ def with_nearest(shards: Shards, picks: Sequence[Pick], target_MD: Any) -> tuple
     # What is told of a tile comes in the order in which it was asked.
     told = {tile: zip(*of_tile, strict=True) for part in parts for tile, of_tile in part.items()}
     described = ((pick, *next(told[pick.tile])) for pick in picks)
-    return tuple(replace(pick, similarity=largest, nearest=index) for pick, largest, index in described)
+    return tuple(pick._replace(similarity=largest, nearest=index) for pick, largest, index in described)
 
 
 def _nearest(shard: Shard, wanted: dict[int, list[int]], target_MD: Any) -> dict[int, tuple[list[float], list[int]]]:

@@ -117,9 +117,10 @@ class Shard:
     def usable_rows(self) -> list[tuple[str, int, int]]:
         """(id, tile, row in the tile) of every usable row, in order."""
         return [
-            (tile.ids[row], tile.index, row)
-            for tile in self._tiles.values()
-            for row in self._usable[tile.index].nonzero().flatten().tolist()
+            (row_id, index, row)
+            for index, tile in self._tiles.items()
+            for row, (row_id, usable) in enumerate(zip(tile.ids, self._usable[index].tolist(), strict=True))
+            if usable
         ]
 
     def similarities(self, target_MD: Array) -> tuple[list[tuple[str, int, int]], Array]:

@@ -95,14 +95,19 @@ class Uot(Selector):
 
 def _hold(shard: Shard, state: dict[str, Any], target_MD: Any, keeps: bool) -> None:
     """Similarities of every tile, where there is memory for them, else the target."""
-    state["target"] = target_MD
+    state["target"], state["last"] = target_MD, (None, {})
     state["kept"] = {tile.index: similarity(tile, target_MD) for tile, _ in shard.tiles() if tile.ids} if keeps else {}
+
+
+def _state(shard: Shard) -> dict[str, Any]:
+    # For an `ask` that reads it: a `tell` would be called again on a shard that is lost, for nothing.
+    state: dict[str, Any] = shard.tell(NAME, lambda _shard, held: held)
+    return state
 
 
 def _similarities(shard: Shard) -> list[tuple[Tile, torch.Tensor, Any]]:
     """(tile, mask of usable rows, function to its similarities) of every tile."""
-    # An `ask` that reads the state: a `tell` would be called again on a shard that is lost, for nothing.
-    state: dict[str, Any] = shard.tell(NAME, lambda _shard, held: held)
+    state = _state(shard)
 
     def of(tile: Tile) -> torch.Tensor:
         kept: torch.Tensor | None = state["kept"].get(tile.index)
@@ -128,12 +133,16 @@ def _least_cost(shard: Shard, columns: int) -> Partials:
 
 def _pass(shard: Shard, g_M: Array, weights_M: Array, eps: float, power: float) -> Partials:
     """(column masses [M] times the number of usable rows)."""
+    # Kept for `_by_mass`, which asks at the g of the last pass; a shard that was lost since computes them again.
+    log_r: dict[int, torch.Tensor] = {}
+    _state(shard)["last"] = (g_M, log_r)
 
     def values() -> Iterator[Value]:
         for tile, usable_N, similarity_of in _similarities(shard):
             mass_M = np.zeros(len(g_M))
             if len(tile.ids):
                 kernel_NM, sums_N, log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)
+                log_r[tile.index] = log_r_N
                 mass_N = (power * log_r_N).exp().masked_fill(~usable_N, 0.0)
                 mass_M = torch.mv(kernel_NM.T, (mass_N / sums_N).to(kernel_NM.dtype)).double().numpy()
             yield tile.index, (mass_M,)
@@ -152,7 +161,11 @@ def _kernel(
 
 def _by_mass(shard: Shard, g_M: Array, weights_M: Array, eps: float, power: float) -> Iterator[Keyed]:
     """Keys: -log mass, without the constant weight."""
+    last_M, log_r = _state(shard)["last"]
+    kept = log_r if np.array_equal(last_M, g_M) else {}
     for tile, usable_N, similarity_of in _similarities(shard):
         if len(tile.ids):
-            log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)[2]
+            log_r_N = kept.get(tile.index)
+            if log_r_N is None:
+                log_r_N = _kernel(similarity_of(tile), g_M, weights_M, eps)[2]
             yield tile, usable_N, (-power * log_r_N).numpy()
