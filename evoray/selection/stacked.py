@@ -109,10 +109,16 @@ def rows_at(stack: Stack, position_n: torch.Tensor) -> torch.Tensor:
     cut_t = torch.searchsorted(sorted_n, torch.tensor([*starts, len(stack.ids)], dtype=torch.int64))
     hit = (cut_t[1:] > cut_t[:-1]).nonzero().flatten().tolist()
     cuts = cut_t.tolist()
-    parts = [stack.features[tile][sorted_n[cuts[tile] : cuts[tile + 1]] - starts[tile]] for tile in hit]
-    found_nD = torch.empty(len(position_n), parts[0].shape[1], dtype=parts[0].dtype)
-    found_nD[back_n] = torch.cat(parts)
-    return found_nD
+    first_ND = stack.features[hit[0]]
+    found_nD = torch.empty(len(position_n), first_ND.shape[1], dtype=first_ND.dtype)
+    for tile in hit:
+        span = slice(cuts[tile], cuts[tile + 1])
+        torch.index_select(stack.features[tile], 0, sorted_n[span] - starts[tile], out=found_nD[span])
+    if torch.equal(sorted_n, position_n):
+        return found_nD
+    ordered_nD = torch.empty_like(found_nD)
+    ordered_nD[back_n] = found_nD
+    return ordered_nD
 
 
 def grid_scale(shards: Shards) -> float:
