@@ -39,11 +39,11 @@ def centred(found: Mapping[str, Features], site: Site) -> dict[str, Features]:
 
 def _write_mean(store: UnitStore, units: Sequence[int]) -> None:
     """The mean of all rows, summed unit by unit in their order."""
-    commits = store.commits()
-    rows = sum(commits[unit].rows for unit in units)
-    filled = [unit for unit in units if commits[unit].rows]
-    total = sum(map(row_sum, store.tables(filled, ["feature"])))
-    store.storage.write_table(f"{store.prefix}/{_MEAN}", pa.table({"mean": np.asarray(total) / rows}))
+    rows, total = 0, np.zeros(())
+    for table in store.tables(units, ["feature"]):
+        if table.num_rows:
+            rows, total = rows + table.num_rows, total + row_sum(table)
+    store.storage.write_table(f"{store.prefix}/{_MEAN}", pa.table({"mean": total / rows}))
 
 
 @dataclass(frozen=True, kw_only=True)

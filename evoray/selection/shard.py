@@ -285,20 +285,11 @@ class Shard:
 
     def smallest_gradients(self, problem: str, lambda_eff: float, k_S: Sequence[int]) -> list[Array]:
         """The smallest f + lambda_eff d over usable rows of each source, so many of each, ascending."""
-        found: list[list[Array]] = [[] for _ in k_S]
-        for rows in self._problems[problem].rows.values():
-            gradient_N = rows.f_N + lambda_eff * rows.diversity_N
-            for source, mask_N in _usable_by_source(rows):
-                found[source].append(gradient_N[mask_N].numpy())
-        return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
+        return _smallest_by_source(self._problems[problem], lambda rows: rows.f_N + lambda_eff * rows.diversity_N, k_S)
 
     def largest_weights(self, problem: str, k_S: Sequence[int]) -> list[Array]:
         """The smallest -log w over usable rows of each source, so many of each, ascending."""
-        found: list[list[Array]] = [[] for _ in k_S]
-        for rows in self._problems[problem].rows.values():
-            for source, mask_N in _usable_by_source(rows):
-                found[source].append(-rows.log_w_N[mask_N].numpy())
-        return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
+        return _smallest_by_source(self._problems[problem], lambda rows: -rows.log_w_N, k_S)
 
     def top(self, problem: str, k_S: Sequence[int], last_S: Sequence[float]) -> list[list[Entry]]:
         """The first usable rows of each source by (-w, f, id), so many of each; none whose -log w is above its last."""
@@ -331,6 +322,15 @@ def _usable_by_source(rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
     else:
         for source in sorted(set(rows.source_N.tolist())):
             yield source, rows.usable_N & (rows.source_N == source)
+
+
+def _smallest_by_source(held: Problem, value: Callable[[Rows], torch.Tensor], k_S: Sequence[int]) -> list[Array]:
+    found: list[list[Array]] = [[] for _ in k_S]
+    for rows in held.rows.values():
+        value_N = value(rows)
+        for source, mask_N in _usable_by_source(rows):
+            found[source].append(value_N[mask_N].numpy())
+    return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
 
 
 def _smallest(value_N: Array, k: int) -> Array:
