@@ -7,7 +7,12 @@ drifts. With one thread, seconds are those of the processor: what else runs on t
 Fidelity: the sketches' inner products against those of the gradients themselves. The last line printed is one JSON
 object: bare keys at float32 and D = 2048, other settings suffixed.
 
+On a GPU, if torch finds one: batches lie there before the clock starts, and the clock waits for what was asked of it.
+`--model` may be a shape of `shaped_model.py`: random weights. `budget` there: tokens a second at several budgets of a
+pass, and their utilisation of the GPU's published peak.
+
     python benchmarks/featurize.py [--data PATH] [--rows 256] [--blocks 8] [--threads N] [--only speed fidelity ...]
+        [--model smollm2] [--batch-tokens 512]
 """
 
 from __future__ import annotations
@@ -18,47 +23,72 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from featurize_baselines import DenseProjection, PlainModel, looped, padded_batches, plain_pass
+from featurize_setting import (
+    DEVICE,
+    SEED,
+    TOKENIZER,
+    adapted_model,
+    budgeted,
+    features_of,
+    flops_of,
+    gemm_peak,
+    samples_of,
+)
+from shaped_model import SHAPES, write_shaped_model
 from sinkhorn_baselines import memory_now
 
-from evoray.config import LoraConfig
-from evoray.features.gradient import GradientFeatures, adapted_layers, per_sample_gradients
+from evoray.features.gradient import adapted_layers, per_sample_gradients
 from evoray.features.sketches import make_sketch
-from evoray.models.chat import Encoded, encode
-from evoray.models.loading import cast_frozen, load_model, load_tokenizer, new_adapter, to_device
+from evoray.models.chat import Encoded
+from evoray.models.flops import peak_of
+from evoray.models.loading import load_tokenizer
 from evoray.models.loss import Batch, collate, token_budget_batches
-from evoray.pool import normalise, plan_units, read_span, rows_from_table
-from evoray.records import Message, Row
 
 #: Seconds by the wall, or of the processor for a single thread; set once by `main`.
 clock: Callable[[], float] = time.perf_counter
-MODEL, MAX_TOKENS, BATCH_TOKENS, SEED = "smollm2", 512, 512, 0
+BUDGETS = (2048, 8192, 32_768)
 PRECISIONS: dict[str, torch.dtype | None] = {"": None, "_bf16": torch.bfloat16}
-PARTS = ("speed", "memory", "scaling", "fidelity")
+PARTS = ("speed", "memory", "scaling", "fidelity", "budget")
+_DEFAULT_PARTS = ["speed", "memory", *(["scaling", "fidelity"] if DEVICE.type == "cpu" else ["budget"])]
 
 
 def main() -> None:
     """Run the parts asked for, print the JSON object."""
     options = _options()
     torch.set_num_threads(options.threads)
-    if options.threads == 1 and not options.child:
-        global clock  # noqa: PLW0603
+    global clock  # noqa: PLW0603
+    if DEVICE.type == "cuda":
+        clock = _finished
+    elif options.threads == 1 and not options.child:
         clock = time.process_time
+    if options.model in SHAPES:
+        options.model = write_shaped_model(options.model, options.models / options.model, TOKENIZER)
     if options.child:
         _child(options)
         return
     facts: dict[str, Any] = {}
+    parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+        "speed": speed, "memory": memory, "scaling": scaling, "fidelity": fidelity, "budget": budget,
+    }  # fmt: skip
     for part in options.only:
-        facts |= {"speed": speed, "memory": memory, "scaling": scaling, "fidelity": fidelity}[part](options)
+        facts |= parts[part](options)
+        print(f"{part}: {json.dumps(facts)}", file=sys.stderr)  # should a later part not end
     print(json.dumps(facts | _environment(options)))
+
+
+def _finished() -> float:
+    """The time at which the GPU had done all that it was asked."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _options() -> argparse.Namespace:
@@ -67,64 +97,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=_DEFAULT_PARTS)
+    parser.add_argument("--model", default="smollm2", help=f"any, or a shape: {', '.join(SHAPES)}")
+    parser.add_argument("--models", type=Path, default=Path(tempfile.gettempdir()), help="where shapes are written")
+    parser.add_argument("--batch-tokens", type=int, default=512 if DEVICE.type == "cpu" else 32_768)
     parser.add_argument(
         "--slow-blocks", type=int, default=2, help="blocks that all but ours and the plain pass do: they take the time"
     )
     parser.add_argument("--child", choices=["ours", "plain", "rate"], help=argparse.SUPPRESS)
     parser.add_argument("--suffix", choices=list(PRECISIONS), default="", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def samples_of(options: argparse.Namespace) -> list[Encoded]:
-    """Tokenised rows, the same for every contender."""
-    generator = np.random.default_rng(SEED)
-    files = sorted((options.data / "pools").glob("*.parquet")) if options.data else []
-    rows: list[Row] = []
-    for place, file in enumerate(files):
-        count = options.rows // len(files) + (place < options.rows % len(files))
-        (span,) = plan_units(str(file), 10**9)
-        table, _ = normalise(read_span(span)[0], span)
-        rows += rows_from_table(table.take(np.sort(generator.permutation(table.num_rows)[:count])))
-    if not files:
-        words = [
-            "the",
-            "model",
-            "reads",
-            "a",
-            "question",
-            "and",
-            "writes",
-            "an",
-            "answer",
-            "that",
-            "should",
-            "be",
-            "right",
-        ]
-        for index, length in enumerate(np.exp(generator.normal(4.5, 0.8, options.rows)).astype(int)):
-            text = " ".join(generator.choice(words, max(4, length)))
-            half = len(text) // 2
-            rows.append(Row(id=str(index), messages=(Message("user", text[:half]), Message("assistant", text[half:]))))
-    order = generator.permutation(len(rows))
-    encoded = encode([rows[index] for index in order], load_tokenizer(MODEL), MAX_TOKENS)
-    return [sample for sample in encoded if any(sample.supervised)][: options.rows]
-
-
-def adapted_model(precision: torch.dtype | None) -> Any:
-    """The model with a seeded LoRA adapter away from its start, where half of the gradient would vanish."""
-    model = new_adapter(load_model(MODEL), LoraConfig(), SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.01 * torch.randn(parameter.shape, generator=generator)
-    return cast_frozen(to_device(model), precision)
-
-
-def budgeted(samples: Sequence[Encoded], pad_id: int) -> list[Batch]:
-    """Token-budget batches over the length-sorted samples."""
-    groups = token_budget_batches([len(sample.ids) for sample in samples], BATCH_TOKENS)
-    return [collate([samples[index] for index in group], pad_id) for group in groups]
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,13 +120,12 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _speed(samples: Sequence[Encoded], precision: torch.dtype | None, options: argparse.Namespace) -> dict[str, Any]:
-    pad_id = int(load_tokenizer(MODEL).pad_token_id)
-    plain = PlainModel(adapted_model(precision), precision)
-    ours = {
-        dim: GradientFeatures(adapted_model(precision), dim=dim, seed=SEED, precision=precision) for dim in (2048, 8192)
-    }
+    pad_id = int(load_tokenizer(TOKENIZER).pad_token_id)
+    plain = PlainModel(adapted_model(options, precision), precision)
+    ours = {dim: features_of(options, dim, precision) for dim in (2048, 8192)}
+    work = flops_of(plain.model)
     sketches = [
-        make_sketch("sparse", name, (weight.shape[0], weight.shape[1]), 2048, SEED)
+        make_sketch("sparse", name, (weight.shape[0], weight.shape[1]), 2048, SEED).to(DEVICE)
         for layer in adapted_layers(plain.model)
         for name, weight in layer.factors.items()
     ]
@@ -159,32 +140,32 @@ def _speed(samples: Sequence[Encoded], precision: torch.dtype | None, options: a
             "plain": lambda: plain_pass(plain, batches),
             "ours": lambda: [ours[2048](batch) for batch in batches],
             "ours_8192": lambda: [ours[8192](batch) for batch in batches],
-            "padded": lambda: plain_pass(plain, padded_batches(rows, len(batches), pad_id)),
-            "loop": lambda: looped(plain, rows, pad_id, sketched),
-            "dense": lambda: looped(plain, rows, pad_id, dense.add),  # what does not fill sixteen waits, uncharged
+            "padded": lambda: plain_pass(plain, [b.to(DEVICE) for b in padded_batches(rows, len(batches), pad_id)]),
+            "loop": lambda: looped(plain, rows, pad_id, sketched, DEVICE),
+            "dense": lambda: looped(plain, rows, pad_id, dense.add, DEVICE),  # what fills no sixteen waits, uncharged
         }
 
     lengths = [len(sample.ids) for sample in samples]
-    groups = token_budget_batches(lengths, BATCH_TOKENS)
+    groups = token_budget_batches(lengths, options.batch_tokens)
     seconds: dict[str, list[float]] = {}
     rates: list[float] = []
     for block in range(options.blocks):
         dealt = groups[block :: options.blocks]
         rows = [samples[index] for index in sorted(index for group in dealt for index in group)]
-        batches = [collate([samples[index] for index in group], pad_id) for group in dealt]
+        batches = [collate([samples[index] for index in group], pad_id).to(DEVICE) for group in dealt]
         entries = list(contenders(rows, batches).items())
         plain_pass(plain, batches[:2])  # untimed: what is set up at the first pass
         turn = block % len(entries)
         for name, contender in entries[turn:] + entries[:turn]:  # no contender is always first
             if name not in ("plain", "ours") and block >= options.slow_blocks:
                 continue
-            peak = gemm_peak(precision) if name == "ours" else 0.0
+            peak = gemm_peak(precision, clock) if name == "ours" else 0.0
             began = clock()
             contender()
             seconds.setdefault(name, []).append(clock() - began)
             print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
             if name == "ours":
-                rates.append(flops_of(rows) / seconds[name][-1] / max(peak, gemm_peak(precision)))
+                rates.append(work(rows) / seconds[name][-1] / max(peak, gemm_peak(precision, clock)))
     return _ratios(seconds, samples, dense) | {"mfu": median(rates)}
 
 
@@ -208,30 +189,6 @@ def _ratios(seconds: dict[str, list[float]], samples: Sequence[Encoded], dense: 
     }
 
 
-def flops_of(samples: Sequence[Encoded]) -> float:
-    """Useful work of a forward and an input-gradient backward pass: no weight gradients, no padding, causal half."""
-    model = load_model(MODEL)
-    config: Any = model.config
-    body = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
-    tokens = sum(len(sample.ids) for sample in samples)
-    supervised = sum(sum(sample.supervised) for sample in samples)
-    squares = sum(len(sample.ids) ** 2 for sample in samples)
-    attention = 6 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * squares
-    return float(4 * body * tokens + 4 * config.vocab_size * config.hidden_size * supervised + attention)
-
-
-def gemm_peak(precision: torch.dtype | None) -> float:
-    """Best measured multiply-add rate of square matrices at a precision, in floating-point operations a second."""
-    best = 0.0
-    for size in (1024, 2048, 3072):
-        left, right = (torch.randn(size, size).to(precision or torch.float32) for _ in range(2))
-        for _ in range(6):
-            began = clock()
-            left @ right
-            best = max(best, 2 * size**3 / (clock() - began))
-    return best
-
-
 def memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of a process that featurises over one that only trains, on the longest rows."""
     facts: dict[str, Any] = {}
@@ -251,6 +208,7 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
 
 def _start_child(options: argparse.Namespace, name: str, suffix: str, threads: int) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--child", name, "--threads", str(threads), "--rows", str(options.rows)]
+    command += ["--model", options.model, "--batch-tokens", str(options.batch_tokens)]
     command += [f"--suffix={suffix}", *(["--data", str(options.data)] if options.data else [])]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -272,17 +230,22 @@ def _child(options: argparse.Namespace) -> None:
     precision = PRECISIONS[options.suffix]
     samples = sorted(samples_of(options), key=lambda sample: -len(sample.ids))
     chosen = samples[::12] if options.child == "rate" else samples[:3] + samples[-24:]
-    batches = budgeted(chosen, int(load_tokenizer(MODEL).pad_token_id))
+    if DEVICE.type == "cuda":
+        chosen = samples
+    batches = budgeted(chosen, options.batch_tokens)
     if options.child == "plain":
-        plain_pass(PlainModel(adapted_model(precision), precision), batches)
+        plain_pass(PlainModel(adapted_model(options, precision), precision), batches)
         seconds = 1.0
     else:
-        features = GradientFeatures(adapted_model(precision), dim=2048, seed=SEED, precision=precision)
+        features = features_of(options, 2048, precision)
         features(batches[-1])
         began = time.perf_counter()
         for batch in batches:
             features(batch)
         seconds = time.perf_counter() - began
+    if DEVICE.type == "cuda":
+        print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": torch.cuda.max_memory_allocated()}))
+        return
     peak = memory_now("VmHWM")  # what `getrusage` says begins with the size of the process that started this one
     print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": peak}))
 
@@ -290,11 +253,11 @@ def _child(options: argparse.Namespace) -> None:
 def fidelity(options: argparse.Namespace) -> dict[str, Any]:
     """Root mean square error of sketched inner products over ||g|| ||h||, and over the law sqrt((1 + cos^2) / D)."""
     samples = samples_of(options)[:24]
-    model = adapted_model(None)
+    model = adapted_model(options, None)
     model.requires_grad_(False)
     layers = adapted_layers(model)
     gradients: dict[str, list[torch.Tensor]] = {}
-    for batch in budgeted(samples, int(load_tokenizer(MODEL).pad_token_id)):
+    for batch in budgeted(samples, options.batch_tokens):
         per_sample_gradients(model, layers, batch, lambda name, g: gradients.setdefault(name, []).append(g))
     whole = {name: torch.cat(parts) for name, parts in gradients.items()}
     cosines, norm_N = _cosines(whole)
@@ -310,6 +273,29 @@ def fidelity(options: argparse.Namespace) -> dict[str, Any]:
             rms = torch.cat(errors).square().mean().sqrt()
             facts |= {f"rms_{kind}_{dim}": float(rms), f"rms_over_law_{kind}_{dim}": float(rms / law)}
             print(f"{kind} {dim}: {float(rms / law):.3f} of the law", file=sys.stderr)
+    return facts
+
+
+def budget(options: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second and utilisation in bfloat16 at several budgets of a pass."""
+    samples = samples_of(options)
+    features = features_of(options, 2048, torch.bfloat16)
+    work, facts = flops_of(features.model), dict[str, Any]()
+    for tokens in BUDGETS:
+        batches = budgeted(samples, tokens)
+        features(batches[0])
+        seconds = []
+        for _ in range(3):
+            began = clock()
+            for batch in batches:
+                features(batch)
+            seconds.append(clock() - began)
+        rate = sum(len(sample.ids) for sample in samples) / median(seconds)
+        facts |= {f"tokens_per_second_at_{tokens}": round(rate)}
+        peak = peak_of(torch.cuda.get_device_name()) if DEVICE.type == "cuda" else None
+        if peak is not None:
+            facts |= {f"share_of_published_peak_at_{tokens}": work(samples) / median(seconds) / peak}
+        print(f"{tokens} tokens a pass: {rate:.0f} tokens/s", file=sys.stderr)
     return facts
 
 
@@ -332,6 +318,9 @@ def _environment(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_of": "processor" if clock is time.process_time else "wall clock",
         "cpu": names[0] if names else platform.machine(),
         "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if DEVICE.type == "cuda" else None,
+        "model": Path(options.model).name,
+        "batch_tokens": options.batch_tokens,
     }
 
 

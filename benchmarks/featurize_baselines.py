@@ -53,10 +53,16 @@ def padded_batches(samples: Sequence[Encoded], batches: int, pad_id: int) -> lis
     return [collate(samples[start : start + rows], pad_id) for start in range(0, len(samples), rows)]
 
 
-def looped(model: PlainModel, samples: Sequence[Encoded], pad_id: int, sketch: Callable[[list[Tensor]], None]) -> None:
+def looped(
+    model: PlainModel,
+    samples: Sequence[Encoded],
+    pad_id: int,
+    sketch: Callable[[list[Tensor]], None],
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> None:
     """One sample at a time, each gradient sketched at once."""
     for sample in samples:
-        sketch(model.step(collate([sample], pad_id)))
+        sketch(model.step(collate([sample], pad_id).to(device)))
 
 
 class DenseProjection:
@@ -83,14 +89,17 @@ class DenseProjection:
             return None
         rows_NP = torch.stack(self._waiting)
         self._waiting = []
-        result_ND = torch.zeros(len(rows_NP), self.dim)
+        result_ND = torch.zeros(len(rows_NP), self.dim, device=rows_NP.device)
         generator = np.random.Generator(np.random.SFC64(0))
         height = _BLOCK_BYTES // self.dim
         for start in range(0, rows_NP.shape[1], height):
             began = time.perf_counter()
             block_NP = rows_NP[:, start : start + height]
-            bits = np.frombuffer(generator.bytes(block_NP.shape[1] * self.dim // 8), np.uint8)
-            signs = torch.from_numpy(np.unpackbits(bits).view(np.int8)).view(-1, self.dim)
+            if rows_NP.is_cuda:  # made there: drawn bytes would have to travel
+                signs = torch.randint(2, (block_NP.shape[1], self.dim), dtype=torch.int8, device=rows_NP.device)
+            else:
+                bits = np.frombuffer(generator.bytes(block_NP.shape[1] * self.dim // 8), np.uint8)
+                signs = torch.from_numpy(np.unpackbits(bits).view(np.int8)).view(-1, self.dim)
             signs_PD = signs.to(torch.float32).mul_(2).sub_(1)
             made = time.perf_counter()
             result_ND.addmm_(block_NP, signs_PD)

@@ -55,7 +55,7 @@ class Assumed:
 
     tokens_a_row: float = 256.0  # 183 in the eight public files of results/featurize
     text_bytes_a_row: float = 2000.0
-    mfu: tuple[float, float] = (0.3, 0.5)  # of the passes, operations counted as 6 a parameter and token
+    mfu: tuple[float, float] = (0.14, 0.5)  # of passes, by 6 operations a parameter and token; 0.14 was seen
     gpu_hour: tuple[float, float] = (2.0, 8.0)  # the price of an H100 for an hour, spot to on demand
     other_gpu_hour: tuple[float, float] = (1.2, 4.0)  # of an A100
     gpus_a_machine: int = 8

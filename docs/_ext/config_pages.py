@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -117,6 +117,9 @@ def kind_of(annotation: Any) -> str:
         return _either([kind_of(part) for part in parts])
     if origin in (tuple, dict):
         return _container(origin, parts)
+    if origin is Annotated:
+        bounds = _bounds(parts[1].metadata)
+        return kind_of(parts[0]) + (f" ({bounds})" if bounds else "")
     if annotation is Any:
         return "anything"
     return _LINKS.get(annotation) or f"`{_NAMES[annotation]}`"

@@ -16,7 +16,7 @@ from evoray.config.features import (
 )
 from evoray.config.generation import GenerationConfig
 from evoray.config.run import ClusterConfig, MachineConfig, PoolConfig, RunConfig, check_metric
-from evoray.config.section import Precision, Section
+from evoray.config.section import Computed, PassTokens, Precision, Section
 from evoray.config.selection import SELECTORS, FeedbackConfig, SelectionConfig, check_selector
 from evoray.config.training import SCORERS, EarlyStopConfig, EvaluationConfig, TrainingConfig
 
@@ -25,6 +25,7 @@ __all__ = [
     "SELECTORS",
     "CascadeConfig",
     "ClusterConfig",
+    "Computed",
     "EarlyStopConfig",
     "EvaluationConfig",
     "FeatureConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "GenerationConfig",
     "LoraConfig",
     "MachineConfig",
+    "PassTokens",
     "PoolConfig",
     "Precision",
     "Preconditioning",

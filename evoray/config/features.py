@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evoray.config.section import Precision, Section
+from evoray.config.section import Computed, PassTokens, Precision, Section
 from evoray.errors import ConfigError
 
 Preconditioning = Literal["none", "adam", "less"]
@@ -46,8 +46,10 @@ class CascadeConfig(Section):
     recall_rows: int = Field(256, ge=0)  # random rows on which the loss is measured; 0: not measured
 
 
-class FeatureConfig(Section):
+class FeatureConfig(Computed):
     """Features of candidates and target rows."""
+
+    auto_tokens = (512, 32_768)
 
     representation: Representation = "auto"  # auto: what the selector's authors use
     model: str | None = None  # the proxy; null: the model that is trained (for embed: minilm)
@@ -60,7 +62,7 @@ class FeatureConfig(Section):
     max_tokens: int = Field(512, ge=8)  # longer samples are truncated and flagged
     preconditioning: Preconditioning = "adam"  # how coordinates of gradients are weighed before the sketch
     precision: Precision = "auto"  # of the passes; sketch and norms are float32 always
-    batch_tokens: int = Field(512, ge=8)  # padded tokens in one pass
+    batch_tokens: PassTokens = "auto"  # padded tokens in one pass; auto: 512 on a CPU, 32768 on a GPU
     cascade: CascadeConfig | None = None
     warmup: WarmupConfig = WarmupConfig()
     seed: int | None = None  # of warm-up and sketch; null: the run's. Runs that share it share features

@@ -7,15 +7,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evoray.config.section import Precision, Section
+from evoray.config.section import Computed, PassTokens, Precision
 from evoray.errors import ConfigError
 
 #: Pieces of text that are a key, and belong into the environment.
 _KEY = re.compile(r"^(sk-|key-|Bearer )|^[A-Za-z0-9_-]{32,}$")
 
 
-class GenerationConfig(Section):
+class GenerationConfig(Computed):
     """Candidates that a model writes for the task, anew in each round."""
+
+    auto_tokens = (8192, 65_536)
 
     source: Literal["model", "endpoint", "vllm"] = "model"  # transformers here, an OpenAI-compatible server, or vLLM
     model: str = "smollm2"  # hub id, local directory or smollm2; at an endpoint: the name that it knows
@@ -39,7 +41,7 @@ class GenerationConfig(Section):
     max_requests: int | None = Field(None, ge=1)  # attempts in the whole run; then rounds go on with what there is
     max_tokens: int | None = Field(None, ge=1)  # read and written, in the whole run; likewise
 
-    batch_tokens: int = Field(8192, ge=8)  # padded tokens of one batch of source: model
+    batch_tokens: PassTokens = "auto"  # padded tokens of one batch of source: model; auto: 8192, 65536 on a GPU
     precision: Precision = "auto"  # of source: model
 
     near: float = Field(0.8, gt=0, le=1)  # samples this similar (Jaccard of 5-grams) to a row there is are dropped

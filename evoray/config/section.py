@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "float32", "bfloat16"]
+#: Tokens of one pass of a model.
+PassTokens = Annotated[int, Field(ge=8)] | Literal["auto"]
 
 
 class Section(BaseModel):
     """A part of a config: frozen, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Computed(Section):
+    """A section of work that a model's passes do: what is `auto` in it depends on where they are done."""
+
+    #: The key that bounds the tokens of a pass, and what `auto` means there on a CPU and on a GPU. A pass on a CPU is
+    #: best as large as its caches; on a GPU one that is too large is cut in two, one that is too small leaves it idle.
+    tokens_key: ClassVar[str] = "batch_tokens"
+    auto_tokens: ClassVar[tuple[int, int]]
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one pass; where nothing is decided yet, those of a CPU."""
+        value = getattr(self, self.tokens_key)
+        return self.auto_tokens[0] if value == "auto" else int(value)
+
+    def settled(self, precision: Literal["float32", "bfloat16"], *, on_gpu: bool) -> Self:
+        """With what is `auto` decided."""
+        meant = {"precision": precision, self.tokens_key: self.auto_tokens[on_gpu]}
+        return self.model_copy(update={key: value for key, value in meant.items() if getattr(self, key) == "auto"})
 
 
 def sections_in(annotation: Any, *, collected: bool = True) -> Iterator[type[BaseModel]]:

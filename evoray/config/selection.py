@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from evoray.budget import Budget
-from evoray.config.section import Precision, Section, names_own
+from evoray.config.section import Computed, PassTokens, Precision, Section, names_own
 from evoray.errors import ConfigError
 
 SELECTORS = (
@@ -37,12 +37,14 @@ def check_selector(name: str) -> None:
         raise ConfigError(f"selection.selector: {name!r}", known, hint)
 
 
-class FeedbackConfig(Section):
+class FeedbackConfig(Computed):
     """What later rounds learn from earlier ones, for selectors that ask: the model answers rows it was trained on."""
+
+    auto_tokens = (2048, 32_768)
 
     scorer: str = "likelihood"  # of an answer: mean log-likelihood a token, or package.module:function
     max_new_tokens: int = Field(64, ge=1)  # of an answer
-    batch_tokens: int = Field(2048, ge=8)  # padded tokens of one batch
+    batch_tokens: PassTokens = "auto"  # padded tokens of one batch; auto: 2048 on a CPU, 32768 on a GPU
     precision: Precision = "auto"  # of the passes
 
     @model_validator(mode="after")

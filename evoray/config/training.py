@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evoray.config.section import Precision, Section, names_own
+from evoray.config.section import Computed, PassTokens, Precision, Section, names_own
 from evoray.errors import ConfigError
 
 SCORERS = ("auto", "loss", "choice", "exact_match")
@@ -19,13 +19,16 @@ class EarlyStopConfig(Section):
     patience: int = Field(3, ge=1)  # looks in a row without a better loss
 
 
-class TrainingConfig(Section):
+class TrainingConfig(Computed):
     """One round's fine-tuning: Ray Train launching DeepSpeed."""
+
+    tokens_key = "micro_batch_tokens"
+    auto_tokens = (512, 8192)
 
     weights: Literal["lora", "full"] = "lora"  # what is trained: an adapter, or the model's own weights
     epochs: int = Field(2, ge=1)  # over the rows that are trained on
     batch_size: int = Field(8, ge=1)  # rows of one optimiser step over all workers
-    micro_batch_tokens: int = Field(512, ge=8)  # tokens in one pass of one worker; a step accumulates over its passes
+    micro_batch_tokens: PassTokens = "auto"  # tokens in one pass of a worker; auto: 512 on a CPU, 8192 on a GPU
     packing: bool = True  # several rows in one sequence, without padding, where the model allows it
     learning_rate: float = Field(5e-4, gt=0)  # at its highest
     warmup_share: float = Field(0.1, ge=0, lt=1)  # share of the steps with rising learning rate
@@ -52,11 +55,13 @@ class TrainingConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(Computed):
     """How models are scored on the target."""
 
+    auto_tokens = (1024, 32_768)
+
     precision: Precision = "auto"  # of the passes
-    batch_tokens: int = Field(1024, ge=8)  # padded tokens in one pass
+    batch_tokens: PassTokens = "auto"  # padded tokens in one pass; auto: 1024 on a CPU, 32768 on a GPU
     list_options: bool = False  # whether the prompt lists the options of a multiple-choice row
     scorer: str = "auto"  # auto (choice where rows have choices), loss, choice, exact_match, or package.module:function
     extract: str | dict[str, str] = "whole"  # how the answer is cut out of generated text: one rule, or one a subtask

@@ -55,7 +55,7 @@ class _Answering(UnitWorker):
         rows, config = self.job.source.read(unit), self.job.config
         found = gold_advantage(
             self.model, self.tokenizer, rows, self.job.max_tokens, config.max_new_tokens,
-            judge=self.judge, token_budget=config.batch_tokens, autocast=self.precision,
+            judge=self.judge, token_budget=config.pass_tokens, autocast=self.precision,
         )  # fmt: skip
         table = {"id": [row.id for row in rows], "advantage": pa.array(found, pa.float64())}
         return UnitResult(table=pa.table(table), facts={})

@@ -248,7 +248,7 @@ class _Writing(_Generating):
             max_new_tokens=config.max_new_tokens,
             opening=self.shape.opening(config.form),
             system=config.system,
-            token_budget=config.batch_tokens,
+            token_budget=config.pass_tokens,
         )
 
 

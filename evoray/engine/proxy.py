@@ -171,7 +171,7 @@ def _estimate(
         [sample for sample in chosen if any(sample.supervised)],
         pad_id=int(tokenizer.pad_token_id),
         batch_size=config.warmup.batch_size,
-        batch_tokens=config.batch_tokens,
+        batch_tokens=config.pass_tokens,
         precision=precision,
         progress=counter.reach.remote,
     )
@@ -262,7 +262,7 @@ def _warm_up(
             config.warmup,
             seed=seed,
             max_tokens=config.max_tokens,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=config.pass_tokens,
             precision=autocast_dtype(config.precision),
             progress=counter.reach.remote,
         )

@@ -13,14 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from evoray.config import (
-    ClusterConfig,
-    EvaluationConfig,
-    FeatureConfig,
-    FeedbackConfig,
-    GenerationConfig,
-    TrainingConfig,
-)
+from evoray.config import ClusterConfig, Computed
 from evoray.errors import ConfigError, StageError
 from evoray.models.cache import cache_dir
 
@@ -31,7 +24,7 @@ _START_ATTEMPTS = 4
 #: What Linux calls instructions that multiply bfloat16.
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
-_Precise = TypeVar("_Precise", FeatureConfig, TrainingConfig, EvaluationConfig, GenerationConfig, FeedbackConfig)
+_Section = TypeVar("_Section", bound=Computed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +45,12 @@ class Session:
         """Resources that an actor asks Ray for."""
         return {"num_cpus": 1, "num_gpus": self.gpus}
 
-    def settled(self, config: _Precise) -> _Precise:
-        """The section with `precision: auto` decided: before it is named by fingerprint, and for every worker.
+    def settled(self, config: _Section) -> _Section:
+        """The section with `auto` decided: before it is named by fingerprint, and for every worker.
 
         Were each worker to decide by its own hardware, one store could hold features of two precisions.
         """
-        return config.model_copy(update={"precision": self.precision}) if config.precision == "auto" else config
+        return config.settled(self.precision, on_gpu=bool(self.gpus))
 
 
 def asked_and_free(options: Mapping[str, float]) -> str:

@@ -261,7 +261,7 @@ def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: An
     precision = autocast_dtype(job.config.precision)
     data = _read_samples(job, load_tokenizer(job.model))
     model = to_device(_open_model(job, resumed))
-    layout = data.layout(model, job.config.packing, job.config.micro_batch_tokens >> halvings)
+    layout = data.layout(model, job.config.packing, job.config.pass_tokens >> halvings)
     if job.config.weights == "lora":
         model = cast_frozen(model, precision)
     moments = None if resumed is None else load_moments(resumed)

@@ -34,7 +34,7 @@ _Batched = TypeVar("_Batched", FeatureConfig, EvaluationConfig)
 
 
 def _with_smaller_batches(config: _Batched) -> _Batched:
-    return config.model_copy(update={"batch_tokens": max(1, config.batch_tokens // _SMALLER)})
+    return config.model_copy(update={"batch_tokens": max(1, config.pass_tokens // _SMALLER)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,13 +80,13 @@ class Scoring:
         def score(rows: Sequence[Row]) -> list[RowScore]:
             scores = score_rows(
                 model, tokenizer, rows, max_tokens, judge_choices=config.scorer in ("auto", "choice"),
-                token_budget=config.batch_tokens, autocast=precision,
+                token_budget=config.pass_tokens, autocast=precision,
             )  # fmt: skip
             if judge is None:
                 return scores
             responses = generate(
                 model, tokenizer, rows, max_tokens, config.max_new_tokens,
-                token_budget=config.batch_tokens, autocast=precision,
+                token_budget=config.pass_tokens, autocast=precision,
             )  # fmt: skip
             return [
                 replace(one, response=response, correct=None if response is None else judge(row, response))

@@ -52,7 +52,7 @@ def open_featuriser(
         extractor=_extractor(config, model, adapters, weights, seed, candidates),
         encode=partial(render, tokenizer=tokenizer, max_tokens=config.max_tokens),
         pad_id=int(tokenizer.pad_token_id),
-        batch_tokens=config.batch_tokens,
+        batch_tokens=config.pass_tokens,
     )
 
 

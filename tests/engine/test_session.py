@@ -14,14 +14,22 @@ import ray
 import torch
 from ray._private.utils import set_visible_accelerator_ids
 
-from evoray.config import ClusterConfig, EvaluationConfig, FeatureConfig, TrainingConfig
+from evoray.config import (
+    ClusterConfig,
+    Computed,
+    EvaluationConfig,
+    FeatureConfig,
+    FeedbackConfig,
+    GenerationConfig,
+    TrainingConfig,
+)
 from evoray.engine import session as session_module
 from evoray.engine.session import Session, session, token_file, worker_environment
 from evoray.errors import StageError
 
 
-def of(precision: Literal["float32", "bfloat16"]) -> Session:
-    return Session(workers=1, threads=1, gpus=0, attempts=1, stall=60.0, precision=precision, slots=None)
+def of(precision: Literal["float32", "bfloat16"], gpus: float = 0) -> Session:
+    return Session(workers=1, threads=1, gpus=gpus, attempts=1, stall=60.0, precision=precision, slots=None)
 
 
 @pytest.mark.parametrize("section", [FeatureConfig, TrainingConfig, EvaluationConfig])
@@ -30,12 +38,31 @@ def test_auto_means_one_precision_for_all_workers(
     section: type[FeatureConfig] | type[TrainingConfig] | type[EvaluationConfig],
     precision: Literal["float32", "bfloat16"],
 ) -> None:
-    assert of(precision).settled(section()) == section(precision=precision)
+    settled = of(precision).settled(section())
+    assert settled.precision == precision
+    assert of(precision).settled(settled) == settled
 
 
-def test_a_precision_that_was_chosen_stays() -> None:
-    chosen = FeatureConfig(precision="float32")
-    assert of("bfloat16").settled(chosen) is chosen
+@pytest.mark.parametrize("gpus", [0, 1, 0.25])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (FeatureConfig, "batch_tokens"), (TrainingConfig, "micro_batch_tokens"), (EvaluationConfig, "batch_tokens"),
+        (FeedbackConfig, "batch_tokens"), (GenerationConfig, "batch_tokens"),
+    ],
+)  # fmt: skip
+def test_passes_are_as_large_as_suits_the_device(section: type[Computed], key: str, gpus: float) -> None:
+    settled = of("bfloat16", gpus).settled(section())
+    assert getattr(settled, key) == settled.pass_tokens == section.auto_tokens[gpus > 0]
+    assert section.auto_tokens[1] > 4 * section.auto_tokens[0]
+    assert section().pass_tokens == section.auto_tokens[0]  # where nothing is decided, a CPU
+
+
+def test_what_was_chosen_stays() -> None:
+    chosen = FeatureConfig(precision="float32", batch_tokens=100)
+    assert of("bfloat16", 1).settled(chosen) == chosen
+    with pytest.raises(ValueError, match="greater than or equal to 8"):
+        FeatureConfig(batch_tokens=7)
 
 
 @pytest.mark.parametrize("given", [[], ["1"], ["0", "1"]])
