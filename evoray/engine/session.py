@@ -123,30 +123,45 @@ def session(config: ClusterConfig) -> Iterator[Session]:
 def _connect(config: ClusterConfig) -> None:
     import ray
 
-    common: dict[str, Any] = {
-        "runtime_env": {"env_vars": worker_environment(config.threads)},
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    environment = worker_environment(config.threads)
     if not config.address:
-        _start_here(
-            address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
-            num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=False,
-            **common,
-        )
+        # Workers inherit what Ray was started with. A runtime environment would say the same, but the workers that Ray
+        # starts ahead have none, and would stand idle beside those that are started for it.
+        with _environment(environment):
+            _start_here(
+                address="local",  # whatever RAY_ADDRESS says: without an address of ours this machine is meant
+                num_cpus=max(4, _LOGICAL_PER_REAL * (os.cpu_count() or 1)),
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                **common,
+            )
         _keep_token_private()
         return
     try:
         _check_answers(config.address)
-        ray.init(address=config.address, **common)
+        ray.init(address=config.address, runtime_env={"env_vars": environment}, **common)
     except OSError as error:  # ConnectionError is one
         raise ConfigError(
             f"cluster.address = {config.address!r}: {error}",
             "the address of a running Ray cluster",
             "start one with `ray start --head`, or leave the address out to run on this machine",
         ) from error
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment with these values in it, for the time of the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_here(**options: Any) -> None:
@@ -248,6 +263,8 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon a finished training is noticed
+    # An actor of each launch that tells workers of nodes about to go: nothing of ours asks, checkpoints are by steps.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     warnings.filterwarnings("ignore", module="ray")
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -79,6 +79,16 @@ def test_a_worker_sees_the_gpus_that_it_asked_for_and_no_other(
 
 
 @pytest.mark.ray
+def test_workers_have_their_environment_and_the_driver_keeps_its_own(ray_session: Session) -> None:
+    """Without a runtime environment, in which the workers that Ray starts ahead would be of no use."""
+    wanted = worker_environment(ClusterConfig().threads)
+    found = ray.get(ray.remote(lambda: {**os.environ}).remote())
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert not ray.get_runtime_context().runtime_env
+    assert "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO" not in os.environ
+
+
+@pytest.mark.ray
 def test_auto_follows_the_hardware(ray_session: Session) -> None:
     capability = torch.cpu.get_capabilities()
     supported = capability.get("amx_bf16") or capability.get("avx512_bf16")
