@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,9 @@ from tests.tiny_run import write_flawed_task, write_run_config
 from tests.tiny_task import write_task
 
 torch.set_num_threads(1)
+# A machine that is busy with other things is no fault of what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 #: Costly fixtures that several files share.

@@ -22,6 +22,7 @@ import torch
 from evoray.alignment.reduction import Array
 from evoray.selection.protocol import Shards
 from evoray.selection.shard import Shard
+from evoray.selection.smallest import smallest
 from evoray.selection.stacked import (
     BLOCK_ROWS,
     blocks,
@@ -90,7 +91,7 @@ def _prepare(
     # Not the number that the id gives alone: what is drawn from a cluster must not depend on where it began.
     key_n = random_keys((f"clusters\0{stack.ids[row]}" for row in position_n.tolist()), seed)
     state.update(stack=stack, scale=scale, position_n=position_n, key_n=key_n)
-    return np.partition(key_n, wanted - 1)[:wanted] if wanted < len(key_n) else key_n
+    return smallest(key_n, wanted)
 
 
 def _draw(_shard: Shard, state: dict[str, Any], largest: np.uint64) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from evoray.alignment.reduction import Array
 from evoray.selection.protocol import Shards
 from evoray.selection.shares import Entry
+from evoray.selection.smallest import kth_smallest
 
 
 def heaviest(shards: Shards, problem: str, k_S: Sequence[int]) -> list[list[Entry]]:
@@ -22,10 +20,3 @@ def heaviest(shards: Shards, problem: str, k_S: Sequence[int]) -> list[list[Entr
     last_S = [kth_smallest(parts, k) for parts, k in zip(weights, k_S, strict=True)]
     found = zip(*shards.call("top", problem, k_S, last_S), strict=True)
     return [sorted(entry for part in parts for entry in part)[:k] for parts, k in zip(found, k_S, strict=True)]
-
-
-def kth_smallest(parts: Sequence[Array], k: int) -> float:
-    """The k-th smallest number of several arrays, or the largest where they have fewer; -inf where none is wanted."""
-    value_N = np.concatenate([part for part in parts if len(part)] or [np.empty(0)])
-    place = min(k, len(value_N)) - 1
-    return -np.inf if place < 0 else np.partition(value_N, place)[place].item()

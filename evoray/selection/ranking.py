@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 
 from evoray.errors import SelectionError
-from evoray.selection.heaviest import kth_smallest
 from evoray.selection.picks import Pick, picks_of
 from evoray.selection.protocol import Shards, usable_rows
 from evoray.selection.shard import Shard, Tile
+from evoray.selection.smallest import kth_smallest, smallest
 
 #: (tile, arguments) to one score a row, higher is better. A function of a module, so that any worker finds it.
 Score = Callable[..., torch.Tensor]
@@ -87,7 +87,7 @@ def _hold(shard: Shard, state: dict[str, Any], count: int, keys: Keys, *argument
     key_N = np.concatenate([part for *_, part in held] or [np.empty(0)])
     if np.isnan(key_N).any():
         raise SelectionError("a score that is no number", "a finite score for each row", "look at the features")
-    return key_N if len(key_N) <= count else np.partition(key_N, count - 1)[:count]
+    return smallest(key_N, count)
 
 
 def _up_to(_shard: Shard, state: dict[str, Any], count: int, last: float) -> list[Ranked]:

@@ -24,6 +24,7 @@ from evoray.errors import SelectionError, SolverError
 from evoray.selection import capped
 from evoray.selection.problem import Problem, Rows, State
 from evoray.selection.shares import NO_SOURCE, Entry
+from evoray.selection.smallest import smallest
 
 #: A mirror step changes no log weight by more than this.
 MAX_CHANGE = 1.0
@@ -330,14 +331,7 @@ def _smallest_by_source(held: Problem, value: Callable[[Rows], torch.Tensor], k_
         value_N = value(rows)
         for source, mask_N in _usable_by_source(rows):
             found[source].append(value_N[mask_N].numpy())
-    return [_smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
-
-
-def _smallest(value_N: Array, k: int) -> Array:
-    """The k smallest values, ascending."""
-    if len(value_N) > k:
-        value_N = np.partition(value_N, k - 1)[:k] if k else value_N[:0]
-    return np.sort(value_N)
+    return [smallest(np.concatenate(parts or [np.empty(0)]), k) for parts, k in zip(found, k_S, strict=True)]
 
 
 def _sources_of(tile: Tile) -> list[str]:

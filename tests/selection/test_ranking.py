@@ -11,11 +11,12 @@ import torch
 
 from evoray.errors import SelectionError
 from evoray.selection.descent import POOL
-from evoray.selection.heaviest import heaviest, kth_smallest
+from evoray.selection.heaviest import heaviest
 from evoray.selection.local import LocalShards
 from evoray.selection.random import first_at_random
 from evoray.selection.ranking import best
 from evoray.selection.shard import Tile
+from evoray.selection.smallest import kth_smallest
 from tests.selection.pools import local, pool_and_target
 
 X, TARGET = pool_and_target(3, 90, 7)
