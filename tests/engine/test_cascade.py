@@ -33,7 +33,17 @@ def choose(task: Path, model: Path, out: Path, k: int = K, **features: Any) -> S
     )  # fmt: skip
 
 
-def test_a_cascade_keeps_what_aligns_best_and_measures_what_it_loses(
+def test_a_cascade_chooses_among_what_the_cheap_features_align_best(
+    ray_session: Session, task: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    chosen = choose(task, tiny_model_dir, tmp_path, representation="hidden_mean", cascade={"keep": 3, "recall_rows": 0})
+    ranking = SelectionConfig(energy="none", lam=0.0, r=0.5)
+    cheap = choose(task, tiny_model_dir, tmp_path, 3 * K, representation="rds", selection=ranking)
+    assert len(chosen.ids) == K and set(chosen.ids) <= set(cheap.ids)
+
+
+@pytest.mark.soak
+def test_a_cascade_measures_what_it_loses(
     ray_session: Session, task: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

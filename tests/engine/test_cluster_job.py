@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ import pytest
 
 from evoray.doctor import examine
 from tests.conftest import FinishedRun
-from tests.local_cluster import RAY, Cluster, local_cluster
+from tests.local_cluster import RAY, Cluster
 from tests.source_tree import ROOT
 from tests.tiny_run import write_run_config
 from tests.tiny_task import write_task
@@ -22,13 +21,6 @@ from tests.tiny_task import write_task
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 _SECONDS = 900.0
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with local_cluster(tmp_path_factory.mktemp("cluster"), head_cpus=3) as found:
-        found.add(cpus=3)
-        yield found
 
 
 def test_a_submitted_job_selects_the_rows_of_the_embedded_run(

@@ -23,7 +23,8 @@ from tests.processes import alive, named
 from tests.tiny_run import unit_files
 from tests.tiny_task import write_task
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+# Soak: drivers are killed in tests/faults, and actors in test_units.py, in every test run.
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 _SECONDS = 600.0
 

@@ -185,6 +185,7 @@ def test_the_same_answer_a_hundred_times_is_one_sample(
     assert (facts["samples"], facts["kept"], facts["reasons"]) == (100, 1, {"duplicate": 99})
 
 
+@pytest.mark.soak  # the run below has two rounds, too
 def test_two_rounds_beside_a_pool(tmp_path: Path, tiny_model_dir: Path, ray_session: Session) -> None:
     with serving(good) as server:
         result = run(load_config(config(tmp_path, tiny_model_dir, server.url, samples=16)))

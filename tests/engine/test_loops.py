@@ -53,6 +53,7 @@ def record(folder: Path, number: int, state: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.soak  # kMQ's below goes the same way in every test run
 def test_diverse_evol_grows_its_rows_and_embeds_with_the_newest_model(
     tmp_path: Path, tiny_model_dir: Path, ray_session: Session
 ) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,17 +17,11 @@ from evoray.storage import Storage
 from tests.commands import Answer, assert_refusal
 from tests.conftest import FinishedRun
 from tests.killed_run import Job
-from tests.local_cluster import Cluster, local_cluster
+from tests.local_cluster import Cluster
 from tests.tiny_run import write_run_config
 from tests.tiny_task import write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with local_cluster(tmp_path_factory.mktemp("cluster"), head_cpus=4) as found:
-        yield found
 
 
 def driver_of(cluster: Cluster) -> psutil.Process:
@@ -46,6 +39,7 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.soak  # a job that ends well is submitted in test_cluster_job.py, in every test run
 def test_a_run_whose_driver_is_killed_goes_on_as_the_next_attempt_and_chooses_the_same_rows(
     cluster: Cluster, finished_run: FinishedRun, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
