@@ -183,6 +183,7 @@ def command(files: tuple[Path, Path], out: Path) -> list[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.soak  # tests/faults kills drivers, in every test run
 def test_a_killed_driver_goes_on_from_its_notes(files: tuple[Path, Path], ray_session: Session, tmp_path: Path) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
