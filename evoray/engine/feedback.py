@@ -96,7 +96,14 @@ def _answer(context: Context, number: int) -> dict[str, Any]:
     )  # fmt: skip
     units = tuple(range(-(-rows // source.unit_rows)))
     store = UnitStore(site.storage, f"feedback/{name}")
-    work = Work(stage="answer", units=units, factory=job, store=store, quarantine=f"quarantine/feedback-{name}")
+    work = Work(
+        stage="answer",
+        units=units,
+        factory=job,
+        store=store,
+        quarantine=f"quarantine/feedback-{name}",
+        own_code=metric is not None,
+    )
     with site.events.stage(f"answer rows of round {number}", len(units)) as stage:
         run_units([work], site.session, stage)
     scores: dict[str, float] = {}

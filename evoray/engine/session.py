@@ -41,6 +41,11 @@ class Session:
     owned: bool = False  # whether the connection to Ray ends with it, and what still works there
 
     @property
+    def keeps_processes(self) -> bool:
+        """Whether processes may stay for the next stage: those of a cluster make room, those with a GPU hold it."""
+        return self.slots is not None and not self.gpus
+
+    @property
     def actor_options(self) -> dict[str, float]:
         """Resources that an actor asks Ray for."""
         return {"num_cpus": 1, "num_gpus": self.gpus}

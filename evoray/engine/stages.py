@@ -143,6 +143,7 @@ def score(
             store=UnitStore(site.storage, f"scores/{identity}"),
             quarantine=f"quarantine/scores-{identity}",
             careful=job.careful(),
+            own_code=scoring.metric is not None,
         )
     if any(set(work.units) - set(work.store.committed()) for work in works.values()):
         _run(works, models, names, target, site)

@@ -1,9 +1,12 @@
-"""Stream pending units through a Ray Data actor pool; each worker commits its own results.
+"""Stream pending units through Ray Data; each worker commits its own results.
 
-Only unit numbers and commit facts pass through Ray and the driver. One pool of actors takes the units of
-several pieces of work in turn: a process that loads models takes seconds to start. Ray retries a unit whose
-actor died without end, so each try first leaves a mark in storage: a unit that used up its tries fails the
-stage instead of killing workers for ever.
+Only unit numbers and commit facts pass through Ray and the driver. One pool of workers takes the units of several
+pieces of work in turn: a process that imports libraries of models takes many seconds to start. On a cluster, and where
+there are GPUs, a stage has actors of its own, whose memory is free when it is done. This machine's own Ray runs units
+as tasks instead: Ray gives them the same few processes stage after stage, and these import once.
+
+Ray retries a unit whose process died without end, so each try first leaves a mark in storage: a unit that used up its
+tries fails the stage instead of killing workers for ever.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from evoray.engine.events import Stage
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
-from evoray.models.memory import does_not_fit, is_out_of_memory, peak_mb
+from evoray.models.memory import does_not_fit, forget_peak, is_out_of_memory, peak_mb
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
@@ -83,6 +86,7 @@ class Work:
     careful: WorkerFactory | None = (
         None  # for a unit's last try: with less memory, and the same results but for rounding
     )
+    own_code: bool = False  # whether code of the user's takes part: a process that stays may have an older one of it
 
 
 def run_units(works: Sequence[Work], session: Session, stage: Stage) -> None:
@@ -113,13 +117,7 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
     marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
-    dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
-        _UnitActor,
-        fn_constructor_args=(works, marks, session.attempts, session.threads),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        **session.actor_options,
-    )
+    dataset = _mapped(ray.data.from_items(pending, override_num_blocks=len(pending)), works, marks, actors, session)
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session), stage.waits)
@@ -139,6 +137,20 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
             stage.advance(1)
 
 
+def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, workers: int, session: Session) -> Any:
+    """The records of units, made in processes of their own or in those that stay."""
+    arguments = (works, marks, session.attempts, session.threads)
+    if not session.keeps_processes or any(work.own_code for work in works):
+        return dataset.map_batches(
+            _UnitActor, fn_constructor_args=arguments, batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers), **session.actor_options,
+        )  # fmt: skip
+    return dataset.map_batches(
+        _in_a_process_that_stays, fn_args=arguments, batch_size=1, compute=ray.data.TaskPoolStrategy(size=workers),
+        max_retries=session.attempts, **session.actor_options,
+    )  # fmt: skip
+
+
 def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:
     """Units that were begun and are not done, and by whom; where none was, what workers ask for."""
     begun = []
@@ -151,6 +163,21 @@ def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:
     if begun:
         return "waiting for " + "; ".join(begun[:_NAMED]) + (f" and {len(begun) - _NAMED} more" * (len(begun) > _NAMED))
     return f"no worker has begun: {asked_and_free(session.actor_options)}"
+
+
+#: In a process that stays: what the stage that it works for, or worked for last, has there.
+_kept: _UnitActor | None = None
+
+
+def _in_a_process_that_stays(
+    batch: Mapping[str, Any], works: Sequence[Work], marks: str, attempts: int, threads: int
+) -> dict[str, list[Any]]:
+    global _kept  # noqa: PLW0603 - a task has nothing else that outlives it
+    if _kept is None or _kept.marks != marks:
+        _kept = None  # before the next models are loaded, those of the last stage are let go
+        forget_peak()
+        _kept = _UnitActor(works, marks, attempts, threads)
+    return _kept(batch)
 
 
 class _UnitActor:

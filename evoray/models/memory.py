@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from evoray.errors import StageError
@@ -33,6 +35,12 @@ def peak_mb() -> float:
     """Resident memory of this process at its highest, in MB."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KB; on macOS in bytes
     return used / 2**20 if sys.platform == "darwin" else used / 2**10
+
+
+def forget_peak() -> None:
+    """Count `peak_mb` anew from here, where the system (Linux) can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def in_parts(items: Sequence[Item], run: Callable[[Sequence[Item]], None]) -> int:
