@@ -13,8 +13,8 @@ from pathlib import Path
 
 #: What Ray calls the processes that work in each stage of a run.
 STAGE_PROCESSES = {
-    "warm-up": "_Runner",
-    "features": "MapWorker(",
+    "warm-up": "in_process",
+    "features": "MapBatches(",
     "solver": "ShardActor",
     "training": "RayTrainWorker",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 
 from evoray.engine.watchdog import stalled
@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 3
+#: Of an actor, and of a task; or Ray ended it, for want of memory.
+_LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -26,13 +28,13 @@ def in_task(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Result:
-    """As `in_task`, in a process of its own that ends with the work and gives its memory back.
+    """As `in_task`, for long work: a process that is lost is made up for by another.
 
-    For work that loads a model: the worker of a task stays, and with it what the allocator does not return. A process
-    that is lost is made up for by another. Raises StageError where they are lost again and again.
+    One with a GPU is the work's own and ends with it; any other is one that Ray keeps for tasks, and what it imported
+    is there for the next. Raises StageError where processes are lost again and again.
     """
     lost = Retrying(
-        retry=retry_if_exception_type(RayActorError),
+        retry=retry_if_exception_type(_LOST),
         stop=stop_after_attempt(_ATTEMPTS),
         before_sleep=before_sleep_log(_LOG, logging.WARNING),
         reraise=True,
@@ -40,7 +42,7 @@ def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1
     try:
         result: Result = lost(_once, function, arguments, cpus, gpus)
         return result
-    except RayActorError as error:
+    except _LOST as error:
         raise StageError(
             f"{_ATTEMPTS} processes in a row that were lost: {error}",
             "a process that survives its work",
@@ -49,6 +51,10 @@ def in_process(function: Callable[..., Result], *arguments: Any, cpus: float = 1
 
 
 def _once(function: Callable[..., Result], arguments: Sequence[Any], cpus: float, gpus: float) -> Result:
+    if not gpus:
+        task = ray.remote(num_cpus=cpus, max_retries=0)(function).options(name="in_process")
+        found: Result = fetch(task.remote(*arguments))
+        return found
     actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Runner).remote()
     try:
         result: Result = fetch(actor.run.remote(function, *arguments))

@@ -55,8 +55,8 @@ def commits(out: Path) -> int:
 
 
 def unit_actor(mark: dict[str, str]) -> psutil.Process | None:
-    """The process of Ray Data's actor."""
-    return next(iter(named("MapWorker", alive(mark))), None)
+    """The process in which Ray Data computes units."""
+    return next(iter(named("MapBatches(", alive(mark))), None)
 
 
 def features(out: Path) -> pa.Table:
