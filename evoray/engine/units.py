@@ -20,10 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
-
-import ray
-import ray.data
+from typing import TYPE_CHECKING, Any
 
 from evoray.engine import metrics
 from evoray.engine.events import Stage
@@ -34,6 +31,9 @@ from evoray.models.memory import does_not_fit, forget_peak, is_out_of_memory, pe
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
+
+if TYPE_CHECKING:
+    import ray.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,8 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
     marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
+    import ray.data  # for the driver alone: a solver's shard does without, and starts a second sooner
+
     dataset = _mapped(ray.data.from_items(pending, override_num_blocks=len(pending)), works, marks, actors, session)
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
@@ -139,6 +141,8 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
 
 def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, workers: int, session: Session) -> Any:
     """The records of units, made in processes of their own or in those that stay."""
+    import ray.data
+
     arguments = (works, marks, session.attempts, session.threads)
     if not session.keeps_processes or any(work.own_code for work in works):
         return dataset.map_batches(

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,28 @@ def test_only_pending_units_are_computed_and_rows_set_aside_are_kept(
     kept = [store.storage.read_table(key).to_pylist()[0] for key in store.storage.keys("quarantine/squares")]
     assert [(row["id"], row["reason"], row["row"]) for row in kept] == [("row-1", "odd", 1), ("row-4", "odd", 4)]
     assert not [key for key in store.storage.keys(store.prefix) if "attempt" in key]
+
+
+def processes(job: Job, storage: Storage, session: Session, *, own_code: bool = False) -> set[int]:
+    """Those in which three units of a stage of its own were computed."""
+    store = UnitStore(storage, f"squares/{uuid.uuid4().hex}")
+    work = Work(stage="s", units=range(3), factory=job, store=store, quarantine="quarantine/s", own_code=own_code)
+    run_units([work], session, Stage(Silent()))
+    return {store.read(commit)["process"][0].as_py() for commit in store.commits().values()}
+
+
+def test_stages_share_processes_where_none_has_to_make_room(tmp_path: Path, folder: Path, ray_session: Session) -> None:
+    storage, job, alone = Storage(tmp_path / "run"), Job(folder=folder), replace(ray_session, workers=1)
+    kept = processes(job, storage, alone)
+    assert len(kept) == 1
+    assert processes(job, storage, alone) == kept
+    # An older version of the user's code may be there; a cluster gives machines back; with a GPU memory is held.
+    apart = [
+        processes(job, storage, alone, own_code=True),
+        processes(job, storage, replace(alone, slots=None)),
+    ]
+    assert len({kept.pop(), *apart[0], *apart[1]}) == 3
+    assert not replace(alone, gpus=1).keeps_processes
 
 
 def test_finished_units_need_no_actor(store: UnitStore, folder: Path, ray_session: Session) -> None:

@@ -60,7 +60,9 @@ class _Worker(UnitWorker):
             for _ in range(unit in self.job.quarantines)
         ]
         facts = {"unit": unit, "tokens": self.job.tokens}
-        return UnitResult(table=pa.table({"square": [unit**2]}), facts=facts, quarantined=quarantined)
+        return UnitResult(
+            table=pa.table({"square": [unit**2], "process": [os.getpid()]}), facts=facts, quarantined=quarantined
+        )
 
 
 def computations(folder: Path, unit: int) -> int:
