@@ -11,6 +11,7 @@ tries fails the stage instead of killing workers for ever.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from evoray.engine import metrics
 from evoray.engine.events import Stage
+from evoray.engine.remote import fetch
 from evoray.engine.session import Session, asked_and_free, limit_threads
 from evoray.engine.watchdog import each_within
 from evoray.errors import EvorayError, StageError
@@ -117,6 +119,7 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
     marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
+    import ray
     import ray.data  # for the driver alone: a solver's shard does without, and starts a second sooner
 
     dataset = _mapped(ray.data.from_items(pending, override_num_blocks=len(pending)), works, marks, actors, session)
@@ -137,6 +140,14 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
             stage.count(units=1, **counts, **{name: float(record[name]) for name in (_SECONDS, _LOADS)})
             stage.highest(**{_PEAK: float(record[_PEAK])})
             stage.advance(1)
+    if _stay(works, session):
+        # Ray gives a task the process that was at work last: the models that these hold make room for what comes next.
+        fetch([ray.remote(num_cpus=1)(_let_go).remote(marks) for _ in range(actors)])
+
+
+def _stay(works: Sequence[Work], session: Session) -> bool:
+    """Whether the processes of a stage are those that stay."""
+    return session.keeps_processes and not any(work.own_code for work in works)
 
 
 def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, workers: int, session: Session) -> Any:
@@ -144,7 +155,7 @@ def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, worker
     import ray.data
 
     arguments = (works, marks, session.attempts, session.threads)
-    if not session.keeps_processes or any(work.own_code for work in works):
+    if not _stay(works, session):
         return dataset.map_batches(
             _UnitActor, fn_constructor_args=arguments, batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers), **session.actor_options,
@@ -182,6 +193,16 @@ def _in_a_process_that_stays(
         forget_peak()
         _kept = _UnitActor(works, marks, attempts, threads)
     return _kept(batch)
+
+
+def _let_go(marks: str) -> bool:
+    """Drop what a stage has in this process; whether there was something."""
+    global _kept  # noqa: PLW0603
+    if _kept is None or _kept.marks != marks:
+        return False
+    _kept = None
+    gc.collect()
+    return True
 
 
 class _UnitActor:

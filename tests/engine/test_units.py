@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 
+from evoray.engine import units
 from evoray.engine.events import Silent, Stage
 from evoray.engine.session import Session
 from evoray.engine.units import Work, run_units
@@ -80,11 +82,17 @@ def processes(job: Job, storage: Storage, session: Session, *, own_code: bool = 
     return {store.read(commit)["process"][0].as_py() for commit in store.commits().values()}
 
 
+def held() -> tuple[int, bool]:
+    """A process, and whether it still has what a stage had there."""
+    return os.getpid(), units._kept is not None
+
+
 def test_stages_share_processes_where_none_has_to_make_room(tmp_path: Path, folder: Path, ray_session: Session) -> None:
     storage, job, alone = Storage(tmp_path / "run"), Job(folder=folder), replace(ray_session, workers=1)
     kept = processes(job, storage, alone)
     assert len(kept) == 1
     assert processes(job, storage, alone) == kept
+    assert ray.get(ray.remote(num_cpus=1)(held).remote()) == (*kept, False), "models make room for what comes next"
     # An older version of the user's code may be there; a cluster gives machines back; with a GPU memory is held.
     apart = [
         processes(job, storage, alone, own_code=True),
