@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from evoray.config import ClusterConfig, Computed
 from evoray.errors import ConfigError, StageError
-from evoray.models.cache import cache_dir
+from evoray.models.cache import cache_dir, operators_dir
 
 #: Logical CPUs that an embedded Ray declares for each real one: coordinators need a slot and hardly compute.
 _LOGICAL_PER_REAL = 2
@@ -78,7 +78,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
         # A worker that asked for no GPU sees none: its models stay on the CPU, also where others have the GPUs.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-        "TORCH_EXTENSIONS_DIR": str(cache_dir() / "torch_extensions"),
+        "TORCH_EXTENSIONS_DIR": str(operators_dir()),
         "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",

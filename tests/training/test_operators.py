@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from evoray.models.cache import cache_dir
+from evoray.models.cache import operators_dir
 from evoray.training import operators
 
 LOAD = "from evoray.training.operators import load_operators; load_operators(); print('loaded')"
@@ -19,7 +19,7 @@ LOAD = "from evoray.training.operators import load_operators; load_operators(); 
 @pytest.fixture
 def root() -> Path:
     """The compiled operators of this machine: one that is there already is loaded in a second."""
-    return cache_dir() / "torch_extensions"
+    return operators_dir()
 
 
 def load(root: Path, text: str = LOAD) -> subprocess.CompletedProcess[str]:

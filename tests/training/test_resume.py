@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from evoray.config import TrainingConfig
 from evoray.errors import StageError
-from evoray.models.cache import cache_dir
+from evoray.models.cache import operators_dir
 from evoray.models.chat import Encoded, encode
 from evoray.models.loading import load_adapter, load_model, load_tokenizer
 from evoray.models.moments import load_moments
@@ -37,7 +37,7 @@ def train_in_rank(rank: int, port: int, model_dir: Path, folder: Path) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS)
     )
     os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(cache_dir() / "torch_extensions")
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(operators_dir())
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=RANKS)
     from evoray.training.deepspeed import Plan, Resume, train_rank
