@@ -12,6 +12,7 @@ tries fails the stage instead of killing workers for ever.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import time
@@ -122,6 +123,8 @@ def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: 
     import ray
     import ray.data  # for the driver alone: a solver's shard does without, and starts a second sooner
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # which its import has set to tell of each execution
+
     dataset = _mapped(ray.data.from_items(pending, override_num_blocks=len(pending)), works, marks, actors, session)
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
@@ -162,7 +165,7 @@ def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, worker
         )  # fmt: skip
     return dataset.map_batches(
         _in_a_process_that_stays, fn_args=arguments, batch_size=1, compute=ray.data.TaskPoolStrategy(size=workers),
-        max_retries=session.attempts, **session.actor_options,
+        **session.actor_options,
     )  # fmt: skip
 
 
