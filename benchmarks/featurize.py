@@ -229,9 +229,9 @@ def _child(options: argparse.Namespace) -> None:
     """One measuring process: its peak memory on the longest rows, or its rate on the first ones."""
     precision = PRECISIONS[options.suffix]
     samples = sorted(samples_of(options), key=lambda sample: -len(sample.ids))
-    chosen = samples[::12] if options.child == "rate" else samples[:3] + samples[-24:]
-    if DEVICE.type == "cuda":
-        chosen = samples
+    on_gpu = DEVICE.type == "cuda"
+    few = samples[::12] if options.child == "rate" else samples[:3] + samples[-24:]
+    chosen = samples if on_gpu else few
     batches = budgeted(chosen, options.batch_tokens)
     if options.child == "plain":
         plain_pass(PlainModel(adapted_model(options, precision), precision), batches)
@@ -243,10 +243,8 @@ def _child(options: argparse.Namespace) -> None:
         for batch in batches:
             features(batch)
         seconds = time.perf_counter() - began
-    if DEVICE.type == "cuda":
-        print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": torch.cuda.max_memory_allocated()}))
-        return
-    peak = memory_now("VmHWM")  # what `getrusage` says begins with the size of the process that started this one
+    # What `getrusage` says begins with the size of the process that started this one.
+    peak = torch.cuda.max_memory_allocated() if on_gpu else memory_now("VmHWM")
     print(json.dumps({"rate": len(chosen) / seconds, "peak_bytes": peak}))
 
 

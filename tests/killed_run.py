@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ STAGE_PROCESSES = {
     "training": "RayTrainWorker",
 }
 
+#: Log records, warnings, traces, and what Ray's workers print.
+_OF_A_LIBRARY = re.compile(r"\b(DEBUG|INFO|WARNING)\b|Warning:|Traceback|\bpid=\d")
+
 _SECONDS = 900.0  # for one start of a run to reach its next record, on a machine that does other things too
 
 
@@ -28,21 +32,21 @@ class Job:
 
     arguments: tuple[str, ...]
     environment: dict[str, str]  # beside this process's own
-    errors: Path  # what the latest start says
+    output: Path  # what the latest start says, on both streams
 
     @staticmethod
     def of_run(config: Path, environment: dict[str, str]) -> Job:
         """`evoray run CONFIG`."""
-        return Job(arguments=("run", str(config)), environment=environment, errors=config.with_name("errors.txt"))
+        return Job(arguments=("run", str(config)), environment=environment, output=config.with_name("output.txt"))
 
     def start(self) -> subprocess.Popen[bytes]:
         """In a session of its own."""
-        with self.errors.open("wb") as errors:
+        with self.output.open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "evoray.cli", *self.arguments],
                 env={**os.environ, **self.environment},
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
+                stdout=output,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
@@ -60,7 +64,11 @@ class Job:
 
     def said(self) -> str:
         """What the latest start wrote for a person."""
-        return self.errors.read_text("utf-8", "replace")
+        return self.output.read_text("utf-8", "replace")
+
+    def said_by_libraries(self) -> list[str]:
+        """The lines of it that a library wrote for its own developers."""
+        return [line for line in self.said().splitlines() if _OF_A_LIBRARY.search(line)]
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

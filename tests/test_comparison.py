@@ -277,7 +277,7 @@ def test_an_interrupted_comparison_waits_for_no_training(
     )  # fmt: skip
     path = tmp_path / "comparison.yaml"
     path.write_text(yaml.safe_dump(config))
-    job = Job(arguments=("compare", str(path)), environment=mark, errors=tmp_path / "errors.txt")
+    job = Job(arguments=("compare", str(path)), environment=mark, output=tmp_path / "output.txt")
     process = job.start()
     log = out / "events.jsonl"
     while not log.exists() or log.read_text().count('"first step"') < 2:

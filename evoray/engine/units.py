@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evoray.engine import metrics
 from evoray.engine.events import Stage
@@ -34,9 +34,6 @@ from evoray.models.memory import does_not_fit, forget_peak, is_out_of_memory, pe
 from evoray.pool import write_quarantine_table
 from evoray.records import Quarantined
 from evoray.storage import UnitStore
-
-if TYPE_CHECKING:
-    import ray.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,54 +116,45 @@ def clear_marks(works: Sequence[Work]) -> None:
 
 
 def _run_pending(works: Sequence[Work], pending: list[dict[str, int]], session: Session, stage: Stage) -> None:
-    marks, actors = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
+    marks, workers = f"{_ATTEMPT}{uuid.uuid4().hex[:8]}", min(session.workers, len(pending))
+    stay = session.keeps_processes and not any(work.own_code for work in works)
     import ray
     import ray.data  # for the driver alone: a solver's shard does without, and starts a second sooner
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # which its import has set to tell of each execution
 
-    dataset = _mapped(ray.data.from_items(pending, override_num_blocks=len(pending)), works, marks, actors, session)
+    arguments = (works, marks, session.attempts, session.threads)
+    if stay:
+        how = {"fn": _in_a_process_that_stays, "fn_args": arguments, "compute": ray.data.TaskPoolStrategy(size=workers)}
+    else:
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        how = {"fn": _UnitActor, "fn_constructor_args": arguments, "compute": pool}
+    units = ray.data.from_items(pending, override_num_blocks=len(pending))
+    dataset = units.map_batches(batch_size=1, **how, **session.actor_options)
     # Ray Data's clock does not say what was waited for: tries are counted here, and `each_within` has its own.
     dataset.context.execution_no_progress_timeout_s = -1
     rows = each_within(dataset.iter_rows(), session.stall, lambda: _waited_for(works, marks, session), stage.waits)
-    stage.highest(actors=actors)
+    stage.highest(actors=workers)
     with closing(rows) as records:  # after an error no further unit is begun
         for record in records:
-            work = works[int(record["work"])]
-            if record["error"] is not None:
-                error = record["error"]
-                stage.report("unit failed", unit=int(record["unit"]), store=work.store.prefix, error=error.received)
-                raise error
-            # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
-            counts = {name: int(record[name]) for name in _COUNTS}
-            metrics.count(work.stage, units=1, **counts)
-            stage.count(units=1, **counts, **{name: float(record[name]) for name in (_SECONDS, _LOADS)})
-            stage.highest(**{_PEAK: float(record[_PEAK])})
-            stage.advance(1)
-    if _stay(works, session):
+            _take(works[int(record["work"])], record, stage)
+    if stay:
         # Ray gives a task the process that was at work last: the models that these hold make room for what comes next.
-        fetch([ray.remote(num_cpus=1)(_let_go).remote(marks) for _ in range(actors)])
+        fetch([ray.remote(num_cpus=1)(_let_go).remote(marks) for _ in range(workers)])
 
 
-def _stay(works: Sequence[Work], session: Session) -> bool:
-    """Whether the processes of a stage are those that stay."""
-    return session.keeps_processes and not any(work.own_code for work in works)
-
-
-def _mapped(dataset: ray.data.Dataset, works: Sequence[Work], marks: str, workers: int, session: Session) -> Any:
-    """The records of units, made in processes of their own or in those that stay."""
-    import ray.data
-
-    arguments = (works, marks, session.attempts, session.threads)
-    if not _stay(works, session):
-        return dataset.map_batches(
-            _UnitActor, fn_constructor_args=arguments, batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers), **session.actor_options,
-        )  # fmt: skip
-    return dataset.map_batches(
-        _in_a_process_that_stays, fn_args=arguments, batch_size=1, compute=ray.data.TaskPoolStrategy(size=workers),
-        **session.actor_options,
-    )  # fmt: skip
+def _take(work: Work, record: Mapping[str, Any], stage: Stage) -> None:
+    """Count a unit that was committed; raise the error of one that was not."""
+    if record["error"] is not None:
+        error = record["error"]
+        stage.report("unit failed", unit=int(record["unit"]), store=work.store.prefix, error=error.received)
+        raise error
+    # Counted here and not by the worker: what a process counts in its last seconds Ray does not export.
+    counts = {name: int(record[name]) for name in _COUNTS}
+    metrics.count(work.stage, units=1, **counts)
+    stage.count(units=1, **counts, **{name: float(record[name]) for name in (_SECONDS, _LOADS)})
+    stage.highest(**{_PEAK: float(record[_PEAK])})
+    stage.advance(1)
 
 
 def _waited_for(works: Sequence[Work], marks: str, session: Session) -> str:

@@ -22,7 +22,7 @@ import torch
 from evoray.alignment.reduction import Array
 from evoray.selection.protocol import Shards
 from evoray.selection.shard import Shard
-from evoray.selection.smallest import smallest
+from evoray.selection.smallest import kth_smallest, smallest
 from evoray.selection.stacked import (
     BLOCK_ROWS,
     blocks,
@@ -59,9 +59,10 @@ def cluster(
     everyone: the clusters are those of all rows, and `everyone_N` has the numbers of all.
     """
     scale = grid_scale(shards)
-    first = np.sort(np.concatenate(shards.call("tell", name, _prepare, seed, scale, count * TRAINED_ROWS, everyone)))
-    trained = min(len(first), count * TRAINED_ROWS)
-    shards.call("tell", name, _draw, first[trained - 1])
+    wanted = count * TRAINED_ROWS
+    keys = shards.call("tell", name, _prepare, seed, scale, wanted, everyone)
+    trained = min(sum(len(key_n) for key_n in keys), wanted)
+    shards.call("tell", name, _draw, kth_smallest(keys, wanted))
     drawn = sorted(entry for part in shards.call("tell", name, _first_drawn, count) for entry in part)[:count]
     centroids_CD = on_grid(features_of(shards, [(tile, row) for *_, tile, row in drawn]), scale).numpy()
     sums_CD, held_C = np.zeros_like(centroids_CD), np.zeros(count)
@@ -94,7 +95,7 @@ def _prepare(
     return smallest(key_n, wanted)
 
 
-def _draw(_shard: Shard, state: dict[str, Any], largest: np.uint64) -> None:
+def _draw(_shard: Shard, state: dict[str, Any], largest: float) -> None:
     """Train on the rows whose number is at most this."""
     taken_n = torch.from_numpy(state["key_n"] <= largest)
     state["position_n"], state["key_n"] = state["position_n"][taken_n], state["key_n"][taken_n.numpy()]

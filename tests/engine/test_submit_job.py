@@ -49,7 +49,7 @@ def test_a_run_whose_driver_is_killed_goes_on_as_the_next_attempt_and_chooses_th
         selection={"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": 2}, cluster={"workers": 2},
     )  # fmt: skip
     arguments = ("submit", str(config), "--address", cluster.dashboard, "--retries", "1")
-    job = Job(arguments=arguments, environment=cluster.environment, errors=tmp_path / "said.txt")
+    job = Job(arguments=arguments, environment=cluster.environment, output=tmp_path / "said.txt")
     submitter = job.start()
     job.wait_for(out / "rounds" / "0001" / "featurised.json", submitter)
     driver_of(cluster).send_signal(signal.SIGKILL)

@@ -24,7 +24,7 @@ def test_a_run_goes_on_in_the_cluster_that_takes_the_place_of_a_lost_one(
     folder.mkdir()
     with local_cluster(folder, head_cpus=4) as cluster:
         arguments = ("submit", str(config), "--address", cluster.dashboard, "--retries", "1")
-        job = Job(arguments=arguments, environment=cluster.environment, errors=tmp_path / "said.txt")
+        job = Job(arguments=arguments, environment=cluster.environment, output=tmp_path / "said.txt")
         submitter = job.start()
         job.wait_for(out / "rounds" / "0001" / "featurised.json", submitter)
         (head,) = cluster.nodes

@@ -131,6 +131,7 @@ def test_a_driver_killed_at_random_moments_changes_nothing(
     started = time.monotonic()
     undisturbed.job.finish()
     seconds = time.monotonic() - started
+    assert undisturbed.job.said_by_libraries() == []
     expected = outcome(undisturbed.out, 1, ["adapter"])
 
     def check(attempt: Attempt) -> None:
@@ -152,7 +153,7 @@ def test_the_small_demo_killed_at_random_moments_chooses_the_same(
     def make(place: int | str) -> Attempt:
         out = tmp_path / f"demo-{place}"
         arguments = ("demo", "--small", "--out", str(out))
-        return Attempt(job=Job(arguments=arguments, environment=mark, errors=tmp_path / f"errors-{place}.txt"), out=out)
+        return Attempt(job=Job(arguments=arguments, environment=mark, output=tmp_path / f"output-{place}.txt"), out=out)
 
     undisturbed = make("undisturbed")
     started = time.monotonic()

@@ -38,7 +38,7 @@ def job(name: str, cluster: Cluster, finished_run: FinishedRun, model: Path, fol
         selection={"k": 8, "steps": 6, "lambda": 0.3, "r": 0.5, "shards": 2},
         cluster={"workers": 2, "address": cluster.address}, training={"epochs": 1, "workers": 2, "checkpoint_steps": 1},
     )  # fmt: skip
-    return Job(arguments=("run", str(config)), environment=cluster.environment, errors=folder / f"{name}.txt"), out
+    return Job(arguments=("run", str(config)), environment=cluster.environment, output=folder / f"{name}.txt"), out
 
 
 @pytest.fixture(scope="module")

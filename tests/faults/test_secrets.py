@@ -65,7 +65,7 @@ def test_no_file_and_no_message_holds_a_key(
     with serving(behaviour) as server:  # type: ignore[arg-type]
         generation = {"source": "endpoint", "model": "writer", "url": server.url, "key_env": NAMES[0], "samples": 8}
         config = write_run_config(task, tiny_model_dir, out, rounds=1, generation=generation)
-        job = Job(arguments=("generate", str(config)), environment=environment, errors=tmp_path / "errors.txt")
+        job = Job(arguments=("generate", str(config)), environment=environment, output=tmp_path / "output.txt")
         assert job.start().wait(600) == code, job.said()
         assert server.headers[0]["Authorization"] == f"Bearer {canaries[NAMES[0]]}", "the key was used"
     assert holding([tmp_path, of_ray], canaries) == []
