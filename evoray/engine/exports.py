@@ -12,7 +12,7 @@ import pyarrow as pa
 import yaml
 
 from evoray.config.task import TaskName
-from evoray.engine.rundir import CONFIG, SELECTED, existing
+from evoray.engine.rundir import CONFIG, SELECTED, existing, files_of_rounds
 from evoray.errors import ConfigError, PoolError
 from evoray.pool import load_rows
 from evoray.records import MESSAGES_TYPE, Row
@@ -72,7 +72,7 @@ def _look(source: str, rounds: int | None) -> tuple[list[str], Origin]:
     if not remote and not Path(source).expanduser().is_dir():
         return [source], Origin()
     storage = existing(source)
-    chosen = sorted(key for key in storage.keys("rounds") if key.endswith(f"/{SELECTED}"))[:rounds]
+    chosen = files_of_rounds(storage, SELECTED)[:rounds]
     if chosen:
         origin = _of_run(storage, chosen)
     elif storage.exists(SELECTED):

@@ -16,6 +16,7 @@ from evoray.alignment.reduction import Array
 from evoray.config import FeatureConfig
 from evoray.engine.events import Events
 from evoray.engine.proxy import Proxy, identify_model
+from evoray.engine.rundir import files_of_rounds
 from evoray.engine.shards import matrix_of
 from evoray.errors import ConfigError, StorageError
 from evoray.models.folder import Folder
@@ -155,8 +156,7 @@ def _find(path: str) -> tuple[Storage, str]:
         folder, name = path, ""
     if not local or Path(folder).expanduser().is_dir():
         storage = Storage(folder)
-        rounds = [] if name else [key for key in storage.keys("rounds") if key.endswith(f"/{POTENTIALS}")]
-        key = name or max(rounds, default=POTENTIALS)
+        key = name or [POTENTIALS, *files_of_rounds(storage, POTENTIALS)][-1]
         if storage.exists(key):
             return storage, key
     raise ConfigError(

@@ -159,6 +159,11 @@ class Rounds:
         return [name for name in names if self.storage.exists(f"{self.prefix(number)}/{name}.json")]
 
 
+def files_of_rounds(storage: Storage, name: str) -> list[str]:
+    """Keys of one file of every round that has it, in order; what trials within a round have is not the round's."""
+    return sorted(key for key in storage.keys("rounds") if key.split("/")[2:] == [name])
+
+
 def environment() -> dict[str, Any]:
     """Versions and hardware: recorded beside a run's identity, and no part of it."""
     return {

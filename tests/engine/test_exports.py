@@ -81,13 +81,17 @@ def test_a_run_gives_the_rows_of_its_rounds_and_no_path_of_its_machine(
         pq.read_table(finished_run.out / "rounds" / f"{number:04d}" / "selected.parquet")["id"].to_pylist()
         for number in (1, 2)
     ]
-    all_rounds = Path(export(str(finished_run.out), str(tmp_path / "all"), form="dataset").path)
+    run = shutil.copytree(finished_run.out, tmp_path / "run")
+    for trial in ("0", "1"):  # what a round of several choices leaves behind: what each of them would have been
+        (run / "rounds/0001/trials" / trial).mkdir(parents=True)
+        shutil.copy(run / "rounds/0002/selected.parquet", run / "rounds/0001/trials" / trial)
+    all_rounds = Path(export(str(run), str(tmp_path / "all"), form="dataset").path)
     rows = pq.read_table(all_rounds / "data" / "train-00000-of-00001.parquet")
     assert rows["id"].to_pylist() == [*chosen[0], *chosen[1]]
     card = (all_rounds / "README.md").read_text()
     assert "pool.jsonl" in card
     assert str(finished_run.task.parent) not in card
-    first = export(str(finished_run.out), str(tmp_path / "first"), form="parquet", rounds=1)
+    first = export(str(run), str(tmp_path / "first"), form="parquet", rounds=1)
     assert pq.read_table(first.path)["id"].to_pylist() == chosen[0]
 
 

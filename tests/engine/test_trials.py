@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evoray import export
 from evoray.config_file import load_config
 from evoray.engine import trials
 from evoray.engine.session import Session
@@ -63,3 +64,4 @@ def test_the_best_of_the_trials_is_the_round_and_nothing_is_trained_twice(
     ]
     assert sum(point.validate_loss is not None for point in result.summary.path) == 2
     assert "loss on them after training" in (out / "report.md").read_text()
+    assert export(str(out), str(tmp_path / "exported")).rows == 8
