@@ -57,7 +57,7 @@ app = typer.Typer(
 
 @app.command()
 def demo(
-    out: Out = "demo-run",
+    out: Annotated[str, typer.Option("--out", help="Folder for data and results.")] = "demo-run",
     small: Annotated[bool, typer.Option("--small", help="A reduced size, for a first look in a few minutes.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Delete an earlier run in this folder first.")] = False,
 ) -> None:
@@ -66,7 +66,7 @@ def demo(
     from evoray.pipeline import run as run_loop
 
     command = f"evoray demo --out {shlex.quote(out)}" + (" --small" if small else "")
-    show_run(run_loop(demo_config(Path(out), small=small), display=display(), anew=anew, command=command))
+    show_run(run_loop(demo_config(out, small=small), display=display(), anew=anew, command=command))
 
 
 @app.command()

@@ -68,6 +68,7 @@ def run(
             start_anew(storage)
         open_run(storage, config)
         with session(config.cluster) as workers:
+            workers.check_training(config.training.workers)  # now, and not when all features are computed
             store = storage if config.store is None else Storage(config.store)
             site = Site(storage=store, session=workers, events=Events(storage, display).about(run=storage.uri))
             prepared, candidates = _prepare(config, storage, site)

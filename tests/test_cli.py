@@ -341,8 +341,8 @@ class TestCommands:
         assert (chosen["rows"], chosen["usable"], chosen["lambda"], chosen["r"]) == (5, 60, 0.3, 0.5)
         table = pq.read_table(chosen["selected"])
         assert table.column_names == [
-            "id", "source", "instruction", "output", "evoray_rank", "evoray_weight", "evoray_potential",
-            "evoray_similarity", "evoray_nearest", "evoray_round",
+            "id", "source", "instruction", "output", "evoray_messages", "evoray_rank", "evoray_weight",
+            "evoray_potential", "evoray_similarity", "evoray_nearest", "evoray_round",
         ]  # fmt: skip
         assert table["evoray_rank"].to_pylist() == [0, 1, 2, 3, 4]
         assert all(name.startswith("align-") for name in table["evoray_nearest"].to_pylist())

@@ -8,6 +8,7 @@ from typing import Any
 from evoray.config import RunConfig
 from evoray.config_file import build_config
 from evoray.demo.dataset import write_demo
+from evoray.errors import ConfigError
 
 _SEED = 0
 
@@ -16,15 +17,21 @@ _FULL = {"pool_rows": 600, "align_rows": 48, "validate_rows": 48, "test_rows": 2
 _SMALL = {"pool_rows": 160, "align_rows": 16, "validate_rows": 16, "test_rows": 32}
 
 
-def demo_config(out: Path, *, small: bool = False) -> RunConfig:
-    """Write the demo's data below `out` (the same bytes each time) and return its config."""
-    files = write_demo(out / "data", _SEED, **(_SMALL if small else _FULL))
+def demo_config(out: str | Path, *, small: bool = False) -> RunConfig:
+    """Write the demo's data below `out` (the same bytes each time) and return its config.
+
+    Raises ConfigError where `out` is no folder of this machine.
+    """
+    if "://" in str(out):
+        raise ConfigError(f"--out {out}", "a folder of this machine, for the demo's data too", "name one")
+    folder = Path(out).expanduser().absolute()
+    files = write_demo(folder / "data", _SEED, **(_SMALL if small else _FULL))
     settings: dict[str, Any] = {
-        "pool": str(files.pool.absolute()),
-        "target": str(files.align.parent.absolute()),
-        "labels": str(files.labels.absolute()),
+        "pool": str(files.pool),
+        "target": str(files.align.parent),
+        "labels": str(files.labels),
         "model": "smollm2",
-        "out": str(out.absolute()),
+        "out": str(folder),
         "rounds": 2,
         "seed": _SEED,
         "selection": {"k": 16 if small else 64},

@@ -13,7 +13,7 @@ from evoray.engine.shards import matrix_of
 from evoray.engine.site import fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
-from evoray.records import HASH_COLUMN, MESSAGES_COLUMN
+from evoray.records import HASH_COLUMN
 from evoray.selection.picks import Pick
 from evoray.selection.selector import Matrix
 from evoray.storage import Storage, UnitStore
@@ -83,12 +83,15 @@ def _write_selected(
 
 
 def _gather(rows: PoolRows, units: Sequence[int], wanted: pa.Array) -> pa.Table:
-    """The wanted rows in the order of `wanted`. Raises SelectionError for an id that no unit has."""
+    """The wanted rows in the order of `wanted`. Raises SelectionError for an id that no unit has.
+
+    Their conversations come with them: in one table the columns of files that differ no longer say which are meant.
+    """
     pieces = []
     for table in rows.tables(units):
         piece = table.filter(pc.is_in(table["id"], value_set=wanted))
         if piece.num_rows:
-            pieces.append(piece.drop_columns([MESSAGES_COLUMN, HASH_COLUMN]))
+            pieces.append(piece.drop_columns([HASH_COLUMN]))
     table = concat_mixed(pieces) if pieces else pa.table({"id": pa.array([], pa.string())})
     place = pc.index_in(wanted, value_set=table["id"].combine_chunks())
     if place.null_count:

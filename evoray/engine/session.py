@@ -50,6 +50,20 @@ class Session:
         """Resources that an actor asks Ray for."""
         return {"num_cpus": 1, "num_gpus": self.gpus}
 
+    def check_training(self, workers: int) -> None:
+        """Raise ConfigError for more GPUs than this machine has; those of a cluster, which may grow, are waited for."""
+        if self.slots is None or not self.gpus:
+            return
+        import ray
+
+        there = ray.cluster_resources().get("GPU", 0)
+        if workers * self.gpus > there:
+            raise ConfigError(
+                f"training.workers = {workers} with {self.gpus:g} GPUs each, and {there:g} here",
+                f"at most {int(there // self.gpus)} training workers",
+                "lower training.workers",
+            )
+
     def settled(self, config: _Section) -> _Section:
         """The section with `auto` decided: before it is named by fingerprint, and for every worker.
 
@@ -111,7 +125,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
         if not joined:
             _check_supply(config)
         yield Session(
-            workers=config.workers or _default_workers(bool(address)),
+            workers=config.workers or _default_workers(config),
             threads=config.threads,
             gpus=config.gpus_per_worker,
             attempts=config.unit_attempts,
@@ -253,12 +267,16 @@ def _muted_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _default_workers(cluster: bool) -> int:
+def _default_workers(config: ClusterConfig) -> int:
+    """As many as have a GPU, if they are to have one; else one a CPU."""
     import ray
 
-    if not cluster:
+    there = ray.cluster_resources()
+    if config.gpus_per_worker:
+        return max(1, int(there.get("GPU", 0) // config.gpus_per_worker))
+    if not config.address:
         return os.cpu_count() or 1
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)  # one slot stays free for coordinators
+    return max(1, int(there.get("CPU", 1)) - 1)  # one slot stays free for coordinators
 
 
 def _quieten() -> None:

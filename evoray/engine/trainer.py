@@ -92,7 +92,7 @@ def train(
     jobs = [_checked(replace(job, config=session.settled(job.config))) for job in jobs]
     begun = [job for job in jobs if job.outcome() is None]
     if begun:
-        _check_gpus(begun[0].config.workers, session)
+        session.check_training(begun[0].config.workers)
         label = " and ".join(job.name for job in jobs) if len(jobs) < _NAMED else f"{len(begun)} models"
         with events.stage(f"train {label}", 0) as stage:
             _train_all(begun, session, events, stage, given_up)
@@ -139,21 +139,6 @@ def _outcome(job: TrainJob) -> dict[str, Any]:
     if facts is None:
         raise StorageError(f"no outcome of {job.name} in {job.out}", "what its training wrote", "run it again")
     return facts
-
-
-def _check_gpus(workers: int, session: Session) -> None:
-    """Raise ConfigError for more GPUs than this machine has; of a cluster, which may grow, they are waited for."""
-    if session.slots is None or not session.gpus:
-        return
-    import ray
-
-    there = ray.cluster_resources().get("GPU", 0)
-    if workers * session.gpus > there:
-        raise ConfigError(
-            f"training.workers = {workers} with {session.gpus:g} GPUs each, and {there:g} here",
-            f"at most {int(there // session.gpus)} training workers",
-            "lower training.workers",
-        )
 
 
 def _checked(job: TrainJob) -> TrainJob:

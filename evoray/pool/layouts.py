@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evoray.errors import PoolError
-from evoray.records import Message
+from evoray.records import MESSAGES_COLUMN, Message
 
 #: Columns that a layout needs, in order of preference. `input` is an optional companion of `instruction`.
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -103,8 +103,8 @@ def messages_of(row: Mapping[str, Any], layout: tuple[str, ...]) -> list[Message
 
     `text` is a single assistant turn. A system turn without content is left out of `messages`.
     """
-    if layout == ("messages",):
-        return _conversation(row["messages"])
+    if layout in (("messages",), (MESSAGES_COLUMN,)):
+        return _conversation(row[layout[0]])
     if layout == ("text",):
         return [Message("assistant", _filled(_text(row, "text"), "empty response", "text"))]
     prompt = _filled(_text(row, layout[0]), "empty prompt", layout[0])

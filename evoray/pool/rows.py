@@ -52,6 +52,7 @@ MAX_CHARS = 1_000_000
 def normalise(raw: pa.Table, span: UnitSpan, max_chars: int = MAX_CHARS) -> tuple[pa.Table, list[Quarantined]]:
     """The usable rows of a raw unit table, and the others with their reasons (stage "normalise").
 
+    A table with conversations in MESSAGES_COLUMN, as chosen rows are written, is read by these.
     The result has the user's columns (less ROW_COLUMN and names that begin with `evoray_`), `id` (the one
     given, as text, or the first 16 hex digits of the content hash), MESSAGES_COLUMN and HASH_COLUMN. The
     optional columns evoray understands get one type each, so that units of different formats agree.
@@ -59,7 +60,8 @@ def normalise(raw: pa.Table, span: UnitSpan, max_chars: int = MAX_CHARS) -> tupl
     Raises PoolError where the columns fit no accepted layout.
     """
     layout = _table_layout(raw, span)
-    wanted = [name for name in (*LAYOUT_COLUMNS, *OPTIONAL_COLUMNS) if name in raw.column_names]
+    wanted = [name for name in (*LAYOUT_COLUMNS, *OPTIONAL_COLUMNS, *(layout or ())) if name in raw.column_names]
+    wanted = list(dict.fromkeys(wanted))
     columns = [cells(raw, name) for name in wanted]
     keep: list[int] = []
     kept: list[tuple[list[Message], Extras]] = []
@@ -114,6 +116,8 @@ def _table_layout(raw: pa.Table, span: UnitSpan) -> tuple[str, ...] | None:
     if raw.num_rows == 0:
         return None
     if span.format != "jsonl":
+        if _holds_conversations(raw.schema):
+            return (MESSAGES_COLUMN,)
         return layout_of(raw.column_names, span.file)
     if span.start == 0:
         layout_of(raw.column_names, span.file)
@@ -126,10 +130,31 @@ def _usable(
     if kind == "csv":
         row = from_csv(row)
     messages = messages_of(row, layout or row_layout(row))
+    if layout == (MESSAGES_COLUMN,) and _told_by_columns(row) not in (None, messages):
+        raise UnusableRowError("edited", f"its columns say another thing than {MESSAGES_COLUMN}: leave that column out")
     length = sum(len(message.content) for message in messages)
     if length > max_chars:
         raise UnusableRowError("too long", f"{length} characters, at most {max_chars}")
     return messages, extras_of(row)
+
+
+def _holds_conversations(schema: pa.Schema) -> bool:
+    """Whether MESSAGES_COLUMN is evoray's own: a user's column of that name could be anything."""
+    if MESSAGES_COLUMN not in schema.names:
+        return False
+    kind = schema.field(MESSAGES_COLUMN).type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (
+        is_list and pa.types.is_struct(kind.value_type) and {"role", "content"} <= {one.name for one in kind.value_type}
+    )
+
+
+def _told_by_columns(row: dict[str, Any]) -> list[Message] | None:
+    """The conversation of a row by the user's columns alone; None where they make up none."""
+    try:
+        return messages_of(row, row_layout(row))
+    except UnusableRowError:
+        return None
 
 
 def _refuse(row: dict[str, Any], place: int, span: UnitSpan, error: UnusableRowError) -> Quarantined:

@@ -10,6 +10,7 @@ import pytest
 
 from evoray.demo import DemoFiles, Label, write_demo
 from evoray.demo.facts import target_facts
+from evoray.demo.job import demo_config
 from evoray.errors import ConfigError
 
 
@@ -145,3 +146,11 @@ def test_no_country_is_asked_about_both_in_two_splits_or_in_a_split_and_the_pool
 def test_more_rows_than_there_are_facts_is_refused(sizes: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected"):
         write_demo(tmp_path, seed=0, **sizes)
+
+
+def test_a_bucket_is_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data is written before anything else is: a URI would become folders of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a folder of this machine"):
+        demo_config("s3://bucket/demo", small=True)
+    assert list(tmp_path.iterdir()) == []
