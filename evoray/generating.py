@@ -8,10 +8,11 @@ from typing import Any
 
 from evoray.config import RunConfig
 from evoray.engine.events import Display, Events
-from evoray.engine.generate import Generator, candidates_key
+from evoray.engine.generate import GENERATED, Generator, candidates_key
 from evoray.engine.generate import generate as write_candidates
 from evoray.engine.lock import run_lock
 from evoray.engine.pools import read_pool
+from evoray.engine.rundir import Rounds
 from evoray.engine.session import session
 from evoray.engine.site import Site
 from evoray.engine.stages import open_target
@@ -41,8 +42,20 @@ def generate(config: RunConfig, *, display: Display | None = None) -> Generated:
     storage, units = Storage(config.out), config.reading.unit_rows
     with run_lock(storage), session(config.cluster) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
-        align = open_target(config.target, "align", config.seed, units, site, config.evaluation.list_options)
+        align = open_target(config.target, "align", config.seed, units, site)
         generator = Generator.of(config.generation, align, config.target, config.seed, site)
+        _check_free(storage, generator)
         static = None if config.pool is None else read_pool(config.pool, config.reading, site)
         facts = write_candidates(generator, 1, static, site)
     return Generated(path=storage.location(candidates_key(1)), rows=facts["kept"], facts=facts)
+
+
+def _check_free(storage: Storage, generator: Generator) -> None:
+    """Raise ConfigError for the folder of a run that has chosen from other candidates: they would be overwritten."""
+    key = f"{Rounds.prefix(1)}/{GENERATED}.json"
+    if storage.exists(key) and storage.read_json(key).get("name") != generator.fingerprint(1):
+        raise ConfigError(
+            f"{storage.uri}, a run whose candidates have other settings",
+            "a folder of its own, or the settings of the run",
+            "name another --out",
+        )

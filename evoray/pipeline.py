@@ -121,7 +121,9 @@ def _prepare(config: RunConfig, storage: Storage, site: Site) -> tuple[Context, 
         check_picks(config.selection.k, config.rounds, static.usable)
     generator = None
     if config.generation is not None:
-        generator = Generator.of(config.generation, align, config.target, config.seed, site)
+        # A generator sees questions without their options listed: these are a part of their own.
+        shown = open_target(config.target, "align", config.seed, units, site) if listed else align
+        generator = Generator.of(config.generation, shown, config.target, config.seed, site)
     cheap = cheap_proxy(config.model, config.features, site) if proxied else None
     ready = [Folder.at(path).fingerprint() for path in config.features.adapters]
     check_manifest(

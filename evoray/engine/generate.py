@@ -30,7 +30,7 @@ from evoray.pool import find_target, load_rows, read_target_split, write_quarant
 from evoray.pool.near_duplicates import find_near_duplicates, plain
 from evoray.records import Quarantined, Row
 from evoray.selection.picks import random_key
-from evoray.storage import UnitStore
+from evoray.storage import Storage, UnitStore
 
 GENERATED = "generated"
 #: Settings that change what is asked or what becomes of the answers; the others say how fast and how much.
@@ -116,9 +116,14 @@ def generate(generator: Generator, number: int, static: Pool | None, site: Site)
 
 
 def _slowest(job: GenerateJob) -> float:
-    """Twice the seconds that a unit takes at the rate that is allowed: it stands still no sooner."""
-    rate = job.config.requests_per_minute
-    return 0.0 if rate is None else 2 * job.config.unit_requests * job.workers * 60 / rate
+    """Twice the seconds that a unit takes at the rate that is allowed, or where every answer takes as long as one may:
+    it stands still no sooner."""
+    config = job.config
+    if config.source != "endpoint":
+        return 0.0
+    turns = -(-config.unit_requests // job.under_way)
+    rate = 0.0 if config.requests_per_minute is None else config.unit_requests * job.workers * 60
+    return 2 * max(turns * config.timeout, rate / (config.requests_per_minute or 1))
 
 
 _COUNTED = (
@@ -130,20 +135,35 @@ def _purse(config: GenerationConfig, site: Site) -> Purse | None:
     """What is left of the budget, after all that was ever asked for in this storage."""
     if config.max_requests is None and config.max_tokens is None:
         return None
-    attempts = tokens = 0
-    for key in site.storage.keys(GENERATED):
-        parts = key.split("/")
-        if parts[-1].startswith("unit-") and key.endswith(".json"):
-            facts = site.storage.read_json(key)["facts"]
-            attempts += facts["attempts"]
-            tokens += facts["prompt_tokens"] + facts["completion_tokens"]
-        elif len(parts) == 4:  # an answer of a unit that is not committed
-            answer = site.storage.read_json(key)
-            attempts += 1
-            tokens += answer.get("prompt_tokens", 0) + answer.get("completion_tokens", 0)
+    attempts, tokens = spent(site.storage)
     requests = None if config.max_requests is None else max(0, config.max_requests - attempts)
     left = None if config.max_tokens is None else max(0, config.max_tokens - tokens)
     return Purse(requests, left, config.max_new_tokens)
+
+
+def spent(storage: Storage) -> tuple[int, int]:
+    """Attempts at requests, and tokens read and written, of all generators below a storage.
+
+    Not known are attempts that were under way when their process was killed.
+    """
+    attempts = tokens = 0
+    keys = list(storage.keys(GENERATED))
+    counted: dict[str, set[int]] = {}  # requests of committed units, by generator
+    for key in keys:
+        _, name, *rest = key.split("/")
+        if len(rest) == 1 and rest[0].startswith("unit-") and rest[0].endswith(".json"):
+            facts = storage.read_json(key)["facts"]
+            attempts += facts.get("attempts", 0)  # of a model in the workers there are none
+            tokens += facts["prompt_tokens"] + facts["completion_tokens"]
+            first = facts.get("first_request", 0)
+            counted.setdefault(name, set()).update(range(first, first + facts["requests"]))
+    for key in keys:
+        _, name, *rest = key.split("/")
+        if len(rest) == 2 and int(rest[1].partition(".")[0]) not in counted.get(name, ()):
+            answer = storage.read_json(key)
+            attempts += answer.get("failures", 1)
+            tokens += answer.get("prompt_tokens", 0) + answer.get("completion_tokens", 0)
+    return attempts, tokens
 
 
 def _clear(store: UnitStore, target: str, near: float, static: Pool | None, number: int, quarantine: str) -> int:
@@ -169,8 +189,7 @@ def _clear(store: UnitStore, target: str, near: float, static: Pool | None, numb
         reasons[open_[one - len(held)]] = ("duplicate" if exact else "near-duplicate", f"of {names[first]}")
     keep = [place for place in range(table.num_rows) if place not in reasons]
     storage.write_table(candidates_key(number), table.take(pa.array(keep, pa.int64())))
-    if reasons:
-        storage.write_table(f"{quarantine}/cleared.parquet", _dropped(table, reasons))
+    storage.write_table(f"{quarantine}/cleared.parquet", _dropped(table, reasons))
     return len(reasons)
 
 

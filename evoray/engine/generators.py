@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from evoray.engine.purse import Purse
 from evoray.engine.site import Source
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.errors import ConfigError
-from evoray.generation.endpoint import Endpoint, ask_all
+from evoray.generation.endpoint import Endpoint, Pace, ask_all
 from evoray.generation.prompts import TEMPLATE, Answer, Prompt, Prompting, turns
 from evoray.generation.shape import Refused, Sample, Shape
 from evoray.records import Quarantined
@@ -47,6 +47,10 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+_NAME = 8  # hex digits of the generator's fingerprint in the ids of its samples
+#: How names end that hold the number of failed attempts at a request.
+FAILURES = ".failures.json"
+
 Answers = dict[int, Answer | Refused]
 
 
@@ -68,6 +72,11 @@ class GenerateJob:
         kinds: dict[str, Callable[[GenerateJob], UnitWorker]] = {"endpoint": _Asking, "model": _Writing, "vllm": _Vllm}
         return kinds[self.config.source](self)
 
+    @property
+    def under_way(self) -> int:
+        """Requests of one worker at a time."""
+        return max(1, self.config.concurrency // self.workers)
+
     def numbers(self, unit: int) -> range:
         """The requests of a unit."""
         first = unit * self.config.unit_requests
@@ -76,6 +85,10 @@ class GenerateJob:
     def key(self, request: int) -> str:
         """Where an answer is until its unit is committed."""
         return f"{self.prefix}/answers/{request:08d}.json"
+
+    def failures_key(self, request: int) -> str:
+        """Where it says how many attempts failed, if any did, as long."""
+        return f"{self.prefix}/answers/{request:08d}{FAILURES}"
 
 
 class _Generating(UnitWorker):
@@ -116,11 +129,12 @@ class _Generating(UnitWorker):
                 self._sort(prompt, answers[prompt.number], rows, refused)
         given = [answer for answer in answers.values() if isinstance(answer, Answer)]
         counted = {
+            "first_request": prompts[0].number,
             "requests": len(prompts),
             "answered": len(given),
             "skipped": len(prompts) - len(answers),
-            "prompt_tokens": sum(answer.prompt_tokens for answer in given),
-            "completion_tokens": sum(answer.completion_tokens for answer in given),
+            "prompt_tokens": sum(answer.prompt_tokens for answer in answers.values()),
+            "completion_tokens": sum(answer.completion_tokens for answer in answers.values()),
             "samples": len(rows),
             "refused": len(refused),
         }
@@ -135,21 +149,31 @@ class _Generating(UnitWorker):
     def _sort(
         self, prompt: Prompt, answer: Answer | Refused, rows: list[dict[str, Any]], refused: list[Quarantined]
     ) -> None:
-        config = self.job.config
-        found = [answer] if isinstance(answer, Refused) else self.shape.read(answer.text, config.form)
-        for place, one in enumerate(found):
-            row_id = f"generated-{self.job.round:04d}-{prompt.number:06d}-{place}"
-            if isinstance(one, Refused):
-                half = isinstance(answer, Answer) and answer.cut_off and place == len(found) - 1
-                reason = f"{one.reason}, cut off" if half else one.reason
-                refused.append(
-                    Quarantined(
-                        id=row_id, stage="generate", reason=reason, detail=one.detail, file=config.model,
-                        row=prompt.number,
-                    )
-                )  # fmt: skip
+        for place, one in enumerate(self._read(answer)):
+            # Of every generator its own: what one wrote may be the pool of another.
+            row_id = f"generated-{self.job.round:04d}-{self.job.prefix[-_NAME:]}-{prompt.number:06d}-{place}"
+            if isinstance(one, Sample):
+                rows.append(self._row(row_id, prompt, one, 0 if isinstance(answer, Refused) else answer.tokens))
                 continue
-            rows.append(self._row(row_id, prompt, one, 0 if isinstance(answer, Refused) else answer.tokens))
+            refused.append(
+                Quarantined(
+                    id=row_id, stage="generate", reason=one.reason, detail=one.detail, file=self.job.config.model,
+                    row=prompt.number,
+                )
+            )  # fmt: skip
+
+    def _read(self, answer: Answer | Refused) -> list[Sample | Refused]:
+        """The samples of an answer. The last of one that was cut off is half a sample, as far as one can tell."""
+        if isinstance(answer, Refused):
+            return [answer]
+        found = self.shape.read(answer.text, self.job.config.form)
+        last = found[-1]
+        if answer.cut_off and isinstance(last, Refused):
+            return [*found[:-1], replace(last, reason=f"{last.reason}, cut off")]
+        # An object that ends is whole, and so is a response that is one of the options.
+        if answer.cut_off and isinstance(last, Sample) and self.job.config.form == "fields" and not self.shape.options:
+            return [*found[:-1], Refused(reason="cut off", detail=f"{last.question}\n{last.response}"[:500])]
+        return found
 
     def _row(self, row_id: str, prompt: Prompt, sample: Sample, tokens: int) -> dict[str, Any]:
         return {
@@ -171,31 +195,49 @@ class _Asking(_Generating):
     def answers(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[str, int]]:
         """Stored answers, and those of the endpoint to all other requests."""
         job, storage, purse = self.job, self.job.storage, self.job.purse
-        found: Answers = {}
-        for prompt in prompts:
-            if storage.exists(job.key(prompt.number)):
-                found[prompt.number] = stored_answer(storage.read_json(job.key(prompt.number)))
-        attempts = len(found)  # of those that an earlier process made and that failed nothing is known
+        found, failures = self._stored(prompts)
+        attempts = len(found) + sum(failures.values())
+        if purse is not None:  # an earlier process may have ended before it said so
+            for number, answer in found.items():
+                purse.settle(number, answer.prompt_tokens, answer.completion_tokens)
 
-        def allowed(prompt: Prompt) -> bool:
+        def allowed(prompt: Prompt) -> bool | None:
             nonlocal attempts
-            if purse is not None and not purse.take(prompt.number):
-                return False
-            attempts += 1
-            return True
+            may = True if purse is None else purse.take(prompt.number)
+            attempts += may is True
+            return may
 
         def received(prompt: Prompt, answer: Answer | Refused) -> None:
             storage.create_json(job.key(prompt.number), _to_json(answer))
             found[prompt.number] = answer
             if purse is not None:
-                read, written = (
-                    (0, 0) if isinstance(answer, Refused) else (answer.prompt_tokens, answer.completion_tokens)
-                )
-                purse.settle(prompt.number, read, written)
+                purse.settle(prompt.number, answer.prompt_tokens, answer.completion_tokens)
 
-        ask_all(self._endpoint(), [prompt for prompt in prompts if prompt.number not in found], allowed, received)
+        def failed(prompt: Prompt) -> None:
+            failures[prompt.number] = failures.get(prompt.number, 0) + 1
+            storage.write_json(job.failures_key(prompt.number), {"failures": failures[prompt.number]})
+
+        missing = [prompt for prompt in prompts if prompt.number not in found]
+        ask_all(self._endpoint, missing, allowed, received, failed, self._pace)
         return found, {"attempts": attempts}
 
+    def _stored(self, prompts: Sequence[Prompt]) -> tuple[Answers, dict[int, int]]:
+        """Answers that earlier processes received, and how many of their attempts failed."""
+        found: Answers = {}
+        failures: dict[int, int] = {}
+        keys = set(self.job.storage.keys(f"{self.job.prefix}/answers"))
+        for prompt in prompts:
+            if (key := self.job.key(prompt.number)) in keys:
+                found[prompt.number] = stored_answer(self.job.storage.read_json(key))
+            if (key := self.job.failures_key(prompt.number)) in keys:
+                failures[prompt.number] = self.job.storage.read_json(key)["failures"]
+        return found, failures
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(self._endpoint.interval)
+
+    @cached_property
     def _endpoint(self) -> Endpoint:
         config, workers = self.job.config, self.job.workers
         minute = config.requests_per_minute
@@ -208,7 +250,7 @@ class _Asking(_Generating):
             max_new_tokens=config.max_new_tokens,
             timeout=config.timeout,
             attempts=config.attempts,
-            concurrency=max(1, config.concurrency // workers),
+            concurrency=self.job.under_way,
             interval=0.0 if minute is None else 60.0 * workers / minute,
             system=config.system,
         )
@@ -289,7 +331,7 @@ class _Vllm(_Generating):
             raise ConfigError(
                 "generation.source: vllm, and no package vllm in the workers' environment",
                 "vLLM, which needs a GPU",
-                "pip install vllm on the cluster, or set generation.source: model or endpoint",
+                "serve it from an environment of its own, and set generation.source: endpoint",
             ) from error
         from evoray.models.reference import resolve_model, revision_of
 

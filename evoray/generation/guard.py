@@ -1,22 +1,28 @@
 """The contamination guard: no candidate may repeat what models are tested on.
 
-A candidate is refused where it has 13 words in a row (letters and digits, in lower case) with a row of the target: the
-rule of GPT-3's authors (arXiv 2005.14165, appendix C) and of lm-evaluation-harness. Rows of the target that are shorter
-are compared whole: a candidate in which all words of one follow each other is refused. A row of fewer than 5 words says
-too little to be refused for. What three rows or more of the target have in common is the wording of the task, which
-candidates of the task share, and is not compared.
+A candidate is refused where it has 13 words in a row with a row of the target: the rule of GPT-3's authors (arXiv
+2005.14165, appendix C) and of lm-evaluation-harness. Words are letters and digits in compatibility form and lower case;
+in scripts that put no space between words each letter counts as one. Rows of the target that are shorter are compared
+whole: a candidate in which all words of one follow each other is refused. A row of fewer than 5 words says too little
+to be refused for. What three rows or more of the target have in common is the wording of the task, which candidates of
+the task share, and is not compared.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 NGRAM = 13
 SHORTEST = 5
 COMMON = 3
-_WORD = re.compile(r"[^\W_]+")
+#: Thai, Lao, Burmese, Khmer, kana, and Chinese characters.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 class Guard:
@@ -27,7 +33,7 @@ class Guard:
         named: dict[tuple[int, str], str] = {}
         rows: Counter[tuple[int, str]] = Counter()
         for name, text in texts:
-            words = _WORD.findall(text.lower())
+            words = _words(text)
             length = min(NGRAM, len(words))
             if length >= SHORTEST:
                 found = {(length, sequence) for sequence in _sequences(words, length)}
@@ -40,12 +46,16 @@ class Guard:
 
     def repeats(self, text: str) -> str | None:
         """The name of a protected text that this one has a sequence of, and the sequence; None where there is none."""
-        words = _WORD.findall(text.lower())
+        words = _words(text)
         for length, names in sorted(self._names.items(), reverse=True):
             for sequence in _sequences(words, length):
                 if sequence in names:
                     return f"{names[sequence]}: {sequence}"
         return None
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def _sequences(words: list[str], length: int) -> Iterator[str]:

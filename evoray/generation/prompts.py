@@ -88,12 +88,16 @@ class Prompting:
 
     def prompts(self, rows: Sequence[Row], shape: Shape, numbers: Iterable[int]) -> list[Prompt]:
         """Requests of a round, by number. Raises TargetError where no row can be shown."""
-        usable = sorted((row for row in rows if shape.serves(row)), key=lambda row: row.id)
+        serving = sorted((row for row in rows if shape.serves(row)), key=lambda row: row.id)
+        usable = [row for row in serving if shape.reads_back(row, self.form)]
         if not usable:
+            lacking = f"a form {self.form} that tells its parts apart" if serving else f"all parts of {shape.parts}"
             raise TargetError(
-                f"{len(rows)} align rows, none with a question and all parts of {shape.parts}",
+                f"{len(rows)} align rows, none with a question and {lacking}",
                 "rows that a generator can be shown",
-                "add a question to each row of the target, or give a static pool without generation",
+                "set generation.form: json"
+                if serving
+                else "add a question to each row of the target, or generate none",
             )
         return [self._prompt(usable, shape, number) for number in numbers]
 

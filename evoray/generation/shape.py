@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from evoray.records import Row
@@ -26,10 +26,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """What was no sample: a short fixed reason, and what there was."""
+    """What was no sample: a short fixed reason, what there was, and what a whole answer that was none had cost."""
 
     reason: str
     detail: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +77,24 @@ class Shape:
 
     def write(self, row: Row, form: Form) -> str:
         """A row of the target in one of the forms."""
-        asked = "\n\n".join(message.content for message in row.messages[:-1])
-        told = row.answer if self.options and row.answer is not None else row.messages[-1].content
-        values = {"question": asked, "options": list(row.choices or ()), "response": told, "answer": row.answer}
+        values = self._values(row)
         if form == "json":
             return json.dumps({part: values[part] for part in self.parts}, ensure_ascii=False)
         shown = values | {"options": _SEPARATOR.join(row.choices or ())}
         return "\n".join(f"{_LABELS[part]}: {shown[part]}" for part in self.parts)
+
+    def reads_back(self, row: Row, form: Form) -> bool:
+        """Whether a row that is written down is read as it was: one with a label in its own text is not."""
+        found = self.read(self.write(row, form), form)
+        if len(found) != 1 or isinstance(found[0], Refused):
+            return False
+        values, read = self._values(row), asdict(found[0])
+        return all(_lines(values[part]) == _lines(read[part]) for part in self.parts)
+
+    def _values(self, row: Row) -> dict[str, Any]:
+        asked = "\n\n".join(message.content for message in row.messages[:-1])
+        told = row.answer if self.options and row.answer is not None else row.messages[-1].content
+        return {"question": asked, "options": list(row.choices or ()), "response": told, "answer": row.answer}
 
     def opening(self, form: Form) -> str:
         """How a text of samples begins."""
@@ -91,7 +104,7 @@ class Shape:
         """The samples of a generated text, in order, and what there was in place of some of them."""
         if len(text) > MAX_CHARS * 50:
             return [Refused(reason="too long", detail=f"an answer of {len(text)} characters")]
-        found = list(_objects(text) if form == "json" else _paragraphs(text))
+        found = list(_objects(text) if form == "json" else _paragraphs(text, self.parts))
         if not found:
             return [Refused(reason="no sample", detail=text[:500])]
         return [one if isinstance(one, Refused) else self._sample(one) for one in found]
@@ -108,6 +121,11 @@ class Shape:
             return Refused(reason=str(error), detail=json.dumps(values, ensure_ascii=True, default=str)[:500])
         answer = texts["response"] if self.options else texts.get("answer")
         return Sample(question=texts["question"], response=texts["response"], options=options, answer=answer)
+
+
+def _lines(value: str | Sequence[str]) -> list[str]:
+    """What is compared of a part: a label stands in a line, whatever ends lines."""
+    return value.splitlines() if isinstance(value, str) else list(value)
 
 
 class _UnfitError(Exception):
@@ -142,23 +160,28 @@ def _clean(value: Any, part: str) -> str:
     return text
 
 
-def _paragraphs(text: str) -> Iterator[dict[str, Any]]:
-    """Labelled parts; a new sample begins with each question."""
-    names = {label.lower(): part for part, label in _LABELS.items()}
-    sample: dict[str, Any] = {}
+def _paragraphs(text: str, parts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Labelled parts; a new sample begins with each question. Labels of other parts are text like any other."""
+    names = {_LABELS[part].lower(): part for part in parts}
+    sample: dict[str, list[str]] = {}
     part: str | None = None
     for line in text.splitlines():
         label, colon, rest = line.partition(":")
         named = names.get(label.strip().strip("*#- ").lower()) if colon else None
         if named == "question" and sample:
-            yield sample
+            yield _joined(sample)
             sample = {}
         if named is not None and named not in sample:
-            part, sample[named] = named, rest.strip().strip("*").strip()
+            # Of a label in bold, `**Question:** one`, the end is beyond the colon.
+            part, sample[named] = named, [rest.strip().lstrip("*") if "*" in label else rest]
         elif part is not None:
-            sample[part] = f"{sample[part]}\n{line}".strip()
+            sample[part].append(line)
     if sample:
-        yield sample
+        yield _joined(sample)
+
+
+def _joined(sample: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {part: "\n".join(lines).strip() for part, lines in sample.items()}
 
 
 def _objects(text: str) -> Iterator[dict[str, Any] | Refused]:
@@ -167,7 +190,7 @@ def _objects(text: str) -> Iterator[dict[str, Any] | Refused]:
     while (place := text.find("{", place)) >= 0:
         try:
             value, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number of thousands of digits is a plain ValueError
             yield Refused(reason="broken JSON", detail=text[place : place + 500])
             following = re.compile(r"\}\s*,?\s*(?=\{)").search(text, place)
             if following is None:

@@ -2,8 +2,9 @@
 
 Texts are compared by the Jaccard similarity of their character 5-grams, without regard to case, width of characters and
 white space. MinHash signatures (64 permutations, by the library `rensa`) are cut into bands; rows that share a band are
-compared exactly. With 16 bands of 4 a pair of similarity .8 is found with probability .9998, one of .6 with .89; a pair
-below the threshold is never a duplicate, for the comparison is exact.
+compared exactly. A pair of similarity .8 is found with probability .9998 in 16 bands of 4. Below .7 there are more and
+narrower bands, so that a pair at the threshold is found with probability .987 at least, whatever the threshold. A pair
+below it is never a duplicate, for the comparison is exact.
 
 Rows are judged in order: a row is dropped for the first kept row that it is a near-duplicate of. A row that only
 resembles a dropped one stays.
@@ -21,7 +22,7 @@ import numpy.typing as npt
 #: Similarity from which two texts are the same sample.
 THRESHOLD = 0.8
 SHINGLE = 5
-PERMUTATIONS, BANDS = 64, 16
+PERMUTATIONS = 64
 _CHUNK = 4096  # texts whose shingles are held at a time
 _COMPARED = 64  # kept rows that one row is compared with, at most
 
@@ -51,12 +52,13 @@ def find_near_duplicates(
 
     held: so many texts at the beginning stay in any case.
     """
-    suspects = _suspects(signatures(texts, seed))
-    kept: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]  # kept places by band
+    bands = _bands(threshold)
+    suspects = _suspects(signatures(texts, seed), bands)
+    kept: list[dict[int, list[int]]] = [{} for _ in range(bands)]  # kept places by band
     dropped: dict[int, int] = {}
-    for place, bands in suspects:
+    for place, own in suspects:
         shingles = _shingles(texts[place])
-        shared = Counter(one for places, band in zip(kept, bands, strict=True) for one in places.get(band, ()))
+        shared = Counter(one for places, band in zip(kept, own, strict=True) for one in places.get(band, ()))
         # Most bands in common first: where a wording is common to thousands, what is nearest comes among the first.
         candidates = sorted(shared, key=lambda one: (-shared[one], one))[:_COMPARED]
         first = next(
@@ -65,17 +67,23 @@ def find_near_duplicates(
         if first is not None and place >= held:
             dropped[place] = first
             continue
-        for places, band in zip(kept, bands, strict=True):
+        for places, band in zip(kept, own, strict=True):
             places.setdefault(band, []).append(place)
     return dropped
 
 
-def _suspects(signature_NP: Signatures) -> Iterator[tuple[int, list[int]]]:
+def _bands(threshold: float) -> int:
+    """Bands in which pairs of such a similarity are found: the fewer permutations a band has, the more of them are."""
+    per_band = 4 if threshold >= 0.7 else 2 if threshold >= 0.4 else 1
+    return PERMUTATIONS // per_band
+
+
+def _suspects(signature_NP: Signatures, bands: int) -> Iterator[tuple[int, list[int]]]:
     """Places that share a band with another, ascending, with their bands."""
-    rows = signature_NP.shape[1] // BANDS
-    band_NB = np.empty((len(signature_NP), BANDS), np.uint64)
+    rows = signature_NP.shape[1] // bands
+    band_NB = np.empty((len(signature_NP), bands), np.uint64)
     shared_N = np.zeros(len(signature_NP), bool)
-    for band in range(BANDS):
+    for band in range(bands):
         hashed_N = np.zeros(len(signature_NP), np.uint64)
         for column in range(band * rows, (band + 1) * rows):
             # Multiply and add modulo 2^64; a collision costs one exact comparison.

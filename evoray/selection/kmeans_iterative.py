@@ -98,7 +98,7 @@ def apportioned(
     held_C = np.minimum(sizes_C, rows)
     number_n = np.repeat(np.arange(len(sizes_C)), held_C)
     turn_n = np.arange(len(number_n)) - np.repeat(np.cumsum(held_C) - held_C, held_C)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         place_n = (turn_n + 0.5) / p_C[number_n]
     place_K = number_n[np.lexsort((number_n, -sizes_C[number_n], place_n))[:rows]]
     return np.bincount(place_K, minlength=len(sizes_C)).astype(np.int64), place_K

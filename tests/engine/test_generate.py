@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
+from evoray.config import GenerationConfig
 from evoray.config_file import load_config
+from evoray.engine.generate import spent
+from evoray.engine.generators import GenerateJob
 from evoray.engine.session import Session
+from evoray.engine.units import UnitResult
 from evoray.errors import ConfigError, StageError
 from evoray.generating import Generated, generate
+from evoray.generation.prompts import Answer
 from evoray.pipeline import run
+from evoray.records import Message, Row
+from evoray.storage import Storage
 from tests.generation.server import answered, good, sample, serving
 from tests.tiny_run import write_run_config
 from tests.tiny_task import write_task
@@ -183,6 +191,100 @@ def test_the_same_answer_a_hundred_times_is_one_sample(
     with serving(behaviour) as server:
         facts = write(config(tmp_path, tiny_model_dir, server.url, samples=100)).facts
     assert (facts["samples"], facts["kept"], facts["reasons"]) == (100, 1, {"duplicate": 99})
+
+
+def test_listed_options_are_no_part_of_a_question_that_a_generator_sees(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    """Models are asked with the options listed; samples have them as a part of their own."""
+    with serving(good) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, samples=6)
+        facts = write(path, "evaluation.list_options=true").facts
+    assert facts["samples"] == 6
+    for request in server.requests:
+        assert request["messages"][-1]["content"].count("Options") == 3  # one an example
+
+
+def test_attempts_that_failed_count_in_the_next_start_too(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    with serving(behaviour) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, samples=6, attempts=1, concurrency=1, max_requests=3)
+        for _ in range(3):
+            with pytest.raises(StageError, match="status 500"):
+                write(path, "cluster.workers=1")
+        assert spent(Storage(tmp_path / "run")) == (3, 0)
+        facts = write(path, "cluster.workers=1").facts
+    assert len(server.requests) == 3 and (facts["answered"], facts["skipped"], facts["attempts"]) == (0, 6, 3)
+
+
+def test_candidates_of_a_run_are_not_overwritten_by_others(
+    tmp_path: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    with serving(good) as server:
+        path = config(tmp_path, tiny_model_dir, server.url, samples=6)
+        found = write(path)
+        record = tmp_path / "run/rounds/0001/generated.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps(dict(found.facts)))
+        assert write(path) == found
+        with pytest.raises(ConfigError, match="other settings"):
+            write(path, "generation.temperature=0.1")
+    assert len(server.requests) == 6
+
+
+class Align:
+    """Three questions with free responses."""
+
+    identity = "made up"
+
+    def read(self) -> list[Row]:
+        turns = [(Message("user", f"What is {n}?"), Message("assistant", f"It is {n + 1}.")) for n in range(3)]
+        return [Row(id=str(n), messages=messages) for n, messages in enumerate(turns)]
+
+
+def judged(folder: Path, answer: Answer, name: str = "0123456789abcdef", **settings: Any) -> UnitResult:
+    """One unit of one request to which the answer is stored already."""
+    storage = Storage(folder)
+    job = GenerateJob(
+        align=Align(),  # type: ignore[arg-type]
+        config=GenerationConfig(source="endpoint", url="http://127.0.0.1:1/v1", key_env=None, **settings),
+        round=1, seed=0, requests=1, storage=storage, prefix=f"generated/{name}", workers=1, purse=None,
+    )  # fmt: skip
+    storage.write_json(job.key(0), {"kind": "Answer", **asdict(answer)})
+    return job().compute(0)
+
+
+TWO = "Question: one?\nResponse: 1\n\nQuestion: two?\nResponse: it is the pl"
+OBJECT = '{"question": "one?", "response": "1"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "cut", "kept", "reasons"),
+    [
+        (TWO, "fields", True, ["1"], ["cut off"]),
+        (TWO, "fields", False, ["1", "it is the pl"], []),
+        (OBJECT, "json", True, ["1"], []),
+        (OBJECT + '{"question": "tw', "json", True, ["1"], ["broken JSON, cut off"]),
+    ],
+)
+def test_of_an_answer_that_was_cut_off_no_half_response_is_kept(
+    text: str, form: str, cut: bool, kept: list[str], reasons: list[str], tmp_path: Path
+) -> None:
+    answer = Answer(text=text, cut_off=cut, prompt_tokens=1, completion_tokens=1)
+    found = judged(tmp_path, answer, form=form)
+    assert found.table["output"].to_pylist() == kept
+    assert [one.reason for one in found.quarantined] == reasons
+
+
+def test_samples_of_two_generators_have_ids_of_their_own(tmp_path: Path) -> None:
+    """What one wrote may be the pool of another."""
+    answer = Answer(text="Question: one?\nResponse: 1", cut_off=False, prompt_tokens=1, completion_tokens=1)
+    ids = {judged(tmp_path, answer, name=name).table["id"][0].as_py() for name in ("a" * 16, "b" * 16)}
+    assert ids == {"generated-0001-aaaaaaaa-000000-0", "generated-0001-bbbbbbbb-000000-0"}
 
 
 @pytest.mark.soak  # the run below has two rounds, too

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from evoray.errors import ConfigError, EvorayError, StageError
-from evoray.generation.endpoint import MAX_BYTES, Endpoint, ask_all
+from evoray.generation.endpoint import MAX_BYTES, Endpoint, Pace, ask_all
 from evoray.generation.prompts import Answer, Prompt
 from evoray.generation.shape import Refused
 from tests.generation.server import answered, serving
@@ -148,16 +148,118 @@ def test_an_answer_that_is_none_is_refused_and_the_others_go_on(body: bytes, rea
     assert isinstance(found[0], Answer) and isinstance(found[2], Answer)
 
 
-def test_an_answer_that_was_cut_off_says_so_and_one_without_usage_costs_nothing_known() -> None:
-    async def behaviour(number: int, _request: web.Request) -> web.StreamResponse:
-        if number:
-            return web.json_response({"choices": [{"message": {"content": "free"}}]})
+def test_an_answer_that_was_cut_off_says_so() -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
         return answered("half a", cut_off=True)
 
     with serving(behaviour) as server:
-        found = ask(replace(ENDPOINT, url=server.url, concurrency=1), 2)
+        found = ask(replace(ENDPOINT, url=server.url), 1)
     assert found[0] == Answer(text="half a", cut_off=True, prompt_tokens=30, completion_tokens=12)
-    assert found[1] == Answer(text="free", cut_off=False, prompt_tokens=0, completion_tokens=0)
+
+
+@pytest.mark.parametrize("usage", ["null", "{}", '{"prompt_tokens": -1000000, "completion_tokens": "7"}',
+    '{"prompt_tokens": 1e999, "completion_tokens": 100000000000000000000}', '{"prompt_tokens": true}'])  # fmt: skip
+def test_tokens_that_a_server_does_not_count_are_estimated(usage: str) -> None:
+    """An answer that costs nothing would never end a budget, and one of -1,000,000 tokens would refill it."""
+
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text=f'{{"choices": [{{"message": {{"content": "{"free " * 8}"}}}}], "usage": {usage}}}')
+
+    with serving(behaviour) as server:
+        found = ask(replace(ENDPOINT, url=server.url), 1)
+    assert found[0] == Answer(text="free " * 8, cut_off=False, prompt_tokens=2, completion_tokens=10)
+
+
+def test_an_answer_without_text_costs_what_it_cost() -> None:
+    """As of a model that thought to the limit."""
+
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        choice = {"message": {"content": None}, "finish_reason": "length"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 500, "completion_tokens": 4096}})
+
+    with serving(behaviour) as server:
+        found = ask(replace(ENDPOINT, url=server.url), 1)
+    assert (found[0].prompt_tokens, found[0].completion_tokens) == (500, 4096)
+
+
+@pytest.mark.parametrize("asked", ["\u00b2", "nan", "-5", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_that_is_none_is_passed_over(asked: str) -> None:
+    async def behaviour(number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("at last") if number else web.Response(status=429, headers={"Retry-After": asked})
+
+    with serving(behaviour) as server:
+        found = ask(replace(ENDPOINT, url=server.url), 1)
+    assert isinstance(found[0], Answer)
+
+
+def test_a_request_that_may_not_be_sent_yet_is_sent_later() -> None:
+    """As where others hold the rest of the budget."""
+
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("good")
+
+    asked: list[int] = []
+
+    def allowed(prompt: Prompt) -> bool | None:
+        asked.append(prompt.number)
+        return True if asked.count(prompt.number) > 2 else None
+
+    found: dict[int, Any] = {}
+    with serving(behaviour) as server:
+        endpoint = replace(ENDPOINT, url=server.url)
+        ask_all(endpoint, prompts(4), allowed, lambda prompt, answer: found.update({prompt.number: answer}))
+    assert set(found) == set(range(4)) and len(asked) == 12
+
+
+class Counting(Pace):
+    """Counts turns, and waits for none."""
+
+    def __init__(self) -> None:
+        super().__init__(interval=0.0)
+        self.turns = 0
+
+    async def turn(self) -> None:
+        self.turns += 1
+
+
+def test_what_may_not_be_sent_takes_no_turn() -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("good")
+
+    pace = Counting()
+    with serving(behaviour) as server:
+        for _ in range(2):  # one pace for several units of a process
+            endpoint = replace(ENDPOINT, url=server.url)
+            ask_all(endpoint, prompts(20), lambda prompt: prompt.number < 3, lambda *_: None, pace=pace)
+    assert pace.turns == len(server.requests) == 6
+
+
+def test_after_a_refusal_for_good_nothing_more_is_sent() -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    failed: list[int] = []
+    with serving(behaviour) as server, pytest.raises(ConfigError, match="status 401"):
+        endpoint = replace(ENDPOINT, url=server.url, concurrency=16, interval=0.2)
+        ask_all(endpoint, prompts(16), lambda _: True, lambda *_: None, lambda prompt: failed.append(prompt.number))
+    assert len(server.requests) == len(failed) == 1
+
+
+def test_every_attempt_that_failed_is_told_of() -> None:
+    async def behaviour(number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("good") if number > 2 else web.Response(status=500)
+
+    failed: list[int] = []
+    with serving(behaviour) as server:
+        endpoint = replace(ENDPOINT, url=server.url, concurrency=1)
+        ask_all(endpoint, prompts(2), lambda _: True, lambda *_: None, lambda prompt: failed.append(prompt.number))
+    assert failed == [0, 0, 0] and len(server.requests) == 5
+
+
+@pytest.mark.parametrize("url", ["http://[::1/v1", "http://host:99999/v1"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"generation\.url"):
+        ask(replace(ENDPOINT, url=url), 1)
 
 
 def test_no_more_is_sent_than_is_allowed() -> None:
@@ -183,3 +285,24 @@ def test_the_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatc
         ask(endpoint, 1)
     assert server.headers[0]["Authorization"] == "Bearer s3cret"
     assert "s3cret" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "sent"), [("s3cret-key\r\n", "Bearer s3cret-key"), ("s3cret\nkey", None), ("s3crét", None)]
+)
+def test_a_key_of_a_file_is_sent_without_its_end_of_line_and_one_that_no_header_holds_is_refused_unseen(
+    key: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def behaviour(_number: int, _request: web.Request) -> web.StreamResponse:
+        return answered("good")
+
+    monkeypatch.setenv("WRITER_KEY", key)
+    with serving(behaviour) as server:
+        endpoint = replace(ENDPOINT, url=server.url, key_env="WRITER_KEY")
+        if sent is None:
+            with pytest.raises(ConfigError, match="no header can hold") as caught:
+                ask(endpoint, 1)
+            assert "s3cr" not in str(caught.value)
+        else:
+            ask(endpoint, 1)
+            assert server.headers[0]["Authorization"] == sent

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,14 @@ def test_the_wording_of_the_task_is_not_compared() -> None:
     rows = [("test", f"{wording} {word * 3}") for word in ("alpha", "beta", "gamma")]
     assert Guard(rows[:2]).repeats(wording) is not None
     assert Guard(rows).repeats(f"{wording} delta") is None
+
+
+def test_scripts_without_spaces_are_guarded_letter_by_letter_and_accents_in_either_form() -> None:
+    chinese = "\u8bf7\u95ee\u4e2d\u56fd\u7684\u9996\u90fd\u662f\u54ea\u4e00\u5ea7\u57ce\u5e02\uff1f"
+    assert Guard([("test", chinese)]).repeats(f"\u597d\uff1a{chinese}\u5317\u4eac") is not None
+    assert Guard([("test", chinese)]).repeats("\u4e2d\u56fd\u7684\u9996\u90fd") is None
+    french = "o\u00f9 est n\u00e9 l'\u00e9crivain c\u00e9l\u00e8bre de ce r\u00e9cit"
+    assert Guard([("test", french)]).repeats(unicodedata.normalize("NFD", french)) is not None
 
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=30)

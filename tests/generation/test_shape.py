@@ -105,3 +105,36 @@ def test_rubbish_is_refused_in_either_form(text: str, form: Form) -> None:
 @given(text=st.text(), form=st.sampled_from(["fields", "json"]))
 def test_no_text_is_an_error(text: str, form: Form) -> None:
     assert CHOICE.read(text, form)
+
+
+def test_labels_that_the_shape_does_not_have_are_text() -> None:
+    told = row("How much?\nOptions: none", "3 + 15 = 18.\nAnswer: 18")
+    assert QUESTION.read(QUESTION.write(told, "fields"), "fields") == [
+        Sample(question="How much?\nOptions: none", response="3 + 15 = 18.\nAnswer: 18")
+    ]
+
+
+def test_paragraphs_and_stars_of_a_response_stay() -> None:
+    told = row("Write.", "One.\n\n* two *\n\n    three")
+    assert QUESTION.read(QUESTION.write(told, "fields"), "fields") == [
+        Sample(question="Write.", response="One.\n\n* two *\n\n    three")
+    ]
+
+
+def test_a_number_without_end_is_broken_json() -> None:
+    found = QUESTION.read('{"question": ' + "1" * 5000 + "}", "json")
+    assert [one.reason for one in found if isinstance(one, Refused)] == ["broken JSON"]
+
+
+@given(texts=st.tuples(st.text(), st.text()), form=st.sampled_from(["fields", "json"]))
+def test_what_reads_back_does_so(texts: tuple[str, str], form: Form) -> None:
+    question, response = (text.strip() or "x" for text in texts)
+    told = row(question, response)
+    (found, *others) = QUESTION.read(QUESTION.write(told, form), form)
+    same = isinstance(found, Sample) and not others and [
+        found.question.splitlines(), found.response.splitlines()
+    ] == [question.splitlines(), response.splitlines()]  # fmt: skip
+    assert QUESTION.reads_back(told, form) == same
+    assert QUESTION.reads_back(row("What?", "So."), form) and not QUESTION.reads_back(
+        row("a", "b\nQuestion: c"), "fields"
+    )
