@@ -229,12 +229,17 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
     context = get_context()
     rank = Rank(index=context.get_world_rank(), size=context.get_world_size())
-    for job, progress in settings["jobs"]:
+    jobs, before = settings["jobs"], 0
+    for place, (job, progress) in enumerate(jobs):
         torch.set_num_threads(job.threads)
-        _train_one(job, progress, settings["halvings"], rank, settings["counter"])
+        left = len(jobs) - place
+        before += _train_one(job, progress, settings["halvings"], rank, settings["counter"], before, left)
 
 
-def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: Any, counter: Any) -> None:
+def _train_one(
+    job: TrainJob, progress: Progress | None, halvings: int, rank: Any, counter: Any, before: int, left: int
+) -> int:
+    """Train one model; the steps that were planned. before: steps of earlier jobs; left: jobs, this one included."""
     import torch
 
     from evoray.models.flops import FORWARD_AND_BACKWARD, flops_per_token
@@ -264,7 +269,8 @@ def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: An
 
     def on_step(step: int, measured: Mapping[str, float], rows: int, tokens: int) -> None:
         if rank.index == 0:
-            counter.reach.remote(step, plan.steps)
+            # How long a job is it knows when it begins: those that follow are taken to be as long as this one.
+            counter.reach.remote(before + step, before + plan.steps * left)
             counter.note.remote({"series": job.name, "step": step, "time": time.time(), **measured})
             metrics.trained(job.name, measured, rows, tokens, operations / rank.size)
 
@@ -273,27 +279,32 @@ def _train_one(job: TrainJob, progress: Progress | None, halvings: int, rank: An
         result = train_rank(model, plan, scratch, rank, resume=resume, on_step=on_step)
         if rank.index == 0:
             job.out.upload(scratch)
-            done = result.progress
-            facts = {
-                "identity": job.identity,
-                "model": job.inputs.get("model"),
-                "rows": len(data.samples),
-                "left_out": data.left_out,
-                "row_tokens": sum(len(sample.ids) for sample in data.samples),
-                "steps": done.step,
-                "planned_steps": plan.steps,
-                "kept_step": result.kept_step,
-                "resumed_from": 0 if progress is None else progress.step,
-                "tokens": done.tokens,
-                "first_loss": done.first_loss,
-                "last_loss": done.last_loss,
-                "validate_loss": done.best_loss,
-                "packed": plan.layout.packed,
-                "seconds": round(result.seconds, 3),
-                "peak_mb": round(peak_mb()),
-            }
+            facts = _outcome_facts(job, data, plan, result, progress)
             job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
     torch.distributed.barrier()  # the next job may read what this one wrote
+    return plan.steps
+
+
+def _outcome_facts(job: TrainJob, data: _Data, plan: Any, result: Any, progress: Progress | None) -> dict[str, Any]:
+    done = result.progress
+    return {
+        "identity": job.identity,
+        "model": job.inputs.get("model"),
+        "rows": len(data.samples),
+        "left_out": data.left_out,
+        "row_tokens": sum(len(sample.ids) for sample in data.samples),
+        "steps": done.step,
+        "planned_steps": plan.steps,
+        "kept_step": result.kept_step,
+        "resumed_from": 0 if progress is None else progress.step,
+        "tokens": done.tokens,
+        "first_loss": done.first_loss,
+        "last_loss": done.last_loss,
+        "validate_loss": done.best_loss,
+        "packed": plan.layout.packed,
+        "seconds": round(result.seconds, 3),
+        "peak_mb": round(peak_mb()),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,23 @@ def bench(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Wor
     return Workbench.at(tmp_path_factory.mktemp("trainings"), tiny_model_dir)
 
 
+@dataclass
+class Shares(Silent):
+    """How far a stage was said to be."""
+
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def share(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+
+
 @pytest.fixture(scope="module")
-def trained(bench: Workbench, ray_session: Session) -> Workbench:
+def shares() -> Shares:
+    return Shares()
+
+
+@pytest.fixture(scope="module")
+def trained(bench: Workbench, shares: Shares, ray_session: Session) -> Workbench:
     """All trainings that nothing disturbs, in one launch: starting it costs more than they do."""
     jobs = [bench.job(f"zero-{stage}", zero_stage=stage, checkpoint_steps=2) for stage in (1, 2, 3)]
     jobs += [
@@ -61,7 +76,7 @@ def trained(bench: Workbench, ray_session: Session) -> Workbench:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", (bench.folder / "mlflow").as_uri())
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        train(jobs, ray_session, events(bench))
+        train(jobs, ray_session, events(bench, shares))
     return bench
 
 
@@ -174,6 +189,12 @@ def test_a_finished_training_leaves_no_checkpoint_and_is_not_run_again(
     (facts,) = train([job], ray_session, events(trained))
     assert facts["steps"] == STEPS
     assert (trained.out("zero-1") / "training.json").stat().st_mtime_ns == before
+
+
+def test_the_progress_of_several_trainings_is_that_of_all(trained: Workbench, shares: Shares) -> None:
+    done = [share for share, _ in shares.seen]
+    assert done == sorted(done) and done[-1] > LONG, "no single one has so many steps"
+    assert all(share <= total for share, total in shares.seen)
 
 
 def test_the_curves_are_in_mlflow_where_it_is_set(
