@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from evoray.errors import ConfigError
 
+_ROUNDING = 1e-9  # of a share times a number of rows: 0.29 of 100 are 29
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -20,13 +22,13 @@ class Budget:
 
     @classmethod
     def of(cls, value: int | float | str) -> Budget:
-        """500 rows, 0.2 of the pool, or '100000tok'. Raises ConfigError."""
+        """500 rows, 0.2 of the pool (1.0: all of it), or '100000tok'. Raises ConfigError."""
         if isinstance(value, str):
             match = re.fullmatch(r"(\d+)\s*tok(?:ens)?", value.strip())
             if match and int(match[1]):
                 return cls(tokens=int(match[1]))
             value = _number(value)
-        if isinstance(value, float) and 0 < value < 1:
+        if isinstance(value, float) and 0 < value <= 1:
             return cls(share=value)
         if not isinstance(value, bool) and 1 <= value < math.inf and value == int(value):
             return cls(rows=int(value))
@@ -37,7 +39,7 @@ class Budget:
         if self.rows is not None:
             return self.rows
         if self.share is not None:
-            return max(1, round(self.share * pool))
+            return max(1, math.floor(self.share * pool + _ROUNDING))  # so that equal shares fit together
         if self.tokens is None or mean_tokens is None:
             raise ConfigError(
                 f"selection.k = {self.tokens}tok, and rows whose tokens are not known",

@@ -17,7 +17,7 @@ Target = Annotated[str, typer.Option("--target", help="Task: a dev file, folder 
 Model = Annotated[str, typer.Option("--model", help="Hub id, local directory, or smollm2 (embedded).")]
 Adapter = Annotated[str | None, typer.Option("--adapter", help="LoRA adapter directory.")]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; none: this machine alone.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 EvaluatedSplit = Annotated[str, typer.Option("--split", help="validate or test.")]
 ResultFile = Annotated[Path | None, typer.Option("--out", help="JSON file for the result.")]
 ScoresFolder = Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Mapping, Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no file {path}", "a YAML config", "check the path") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deep", "a readable YAML config", "mend the file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bytes that are no text, the 30th of February
         raise ConfigError(f"{path}: {error}", "a readable YAML config", "mend the file") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: {type(data).__name__}", "a mapping of keys", "see the README's example")
@@ -94,7 +95,7 @@ def apply_override(data: dict[str, Any], text: str) -> None:
         node = child
     try:
         node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--set {text}: {error}", "a YAML value", "quote the value") from error
 
 
@@ -102,7 +103,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> N
     """Take the relative paths of some keys, and of a local model, from a folder."""
 
     def beside(path: str) -> str:
-        return path if "://" in path or Path(path).is_absolute() else str(folder / Path(path).expanduser())
+        return path if "://" in path or Path(path).is_absolute() else normpath(folder / Path(path).expanduser())
 
     def resolve(value: Any) -> Any:
         return with_path(value, beside) if isinstance(value, str) else value
@@ -118,8 +119,8 @@ def _resolve_paths(data: dict[str, Any], folder: Path, keys: Sequence[str]) -> N
         else:
             data.pop(key, None)
     # A model is a hub id unless a folder of that name stands beside the config.
-    if isinstance(data.get("model"), str) and (folder / data["model"]).is_dir():
-        data["model"] = str(folder / data["model"])
+    if isinstance(data.get("model"), str) and (folder / Path(data["model"]).expanduser()).is_dir():
+        data["model"] = normpath(folder / Path(data["model"]).expanduser())
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> ConfigError:

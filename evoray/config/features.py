@@ -65,7 +65,7 @@ class FeatureConfig(Computed):
     batch_tokens: PassTokens = "auto"  # padded tokens in one pass; auto: 512 on a CPU, 32768 on a GPU
     cascade: CascadeConfig | None = None
     warmup: WarmupConfig = WarmupConfig()
-    seed: int | None = None  # of warm-up and sketch; null: the run's. Runs that share it share features
+    seed: int | None = Field(None, ge=0)  # of warm-up and sketch; null: the run's. Runs that share it share features
     refresh: Literal["each_round", "never"] = "each_round"  # features follow the newest model, or stay
 
     @property

@@ -59,7 +59,7 @@ class RunConfig(Section):
     out: str = "evoray-run"  # run directory or bucket URI
     store: str | None = None  # where pool, features and scores are kept; null: in `out`. Runs may share one
     rounds: int = Field(2, ge=1)  # of choosing and training
-    seed: int = 0  # of every random choice
+    seed: int = Field(0, ge=0)  # of every random choice
     labels: str | None = None  # Parquet with id and label; "good" rows are counted in the report only
     patience: int | None = Field(None, ge=1)  # rounds in a row without a better validate loss that end the run
     generation: GenerationConfig | None = None  # who writes candidates for each round, beside the pool

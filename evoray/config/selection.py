@@ -68,12 +68,14 @@ class SelectionConfig(Section):
     energy: Literal["none", "linear", "squared_cosine", "vendi", "log_det", "relative_vendi"] = "relative_vendi"
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
-    eps: float | None = Field(None, gt=0)  # in units of cost; overrides r
-    rho: float | None = Field(None, gt=0)  # price of missing the target's weights, in units of cost; null: they are met
+    eps: float | None = Field(None, gt=0, allow_inf_nan=False)  # in units of cost; overrides r
+    rho: float | None = Field(
+        None, gt=0, allow_inf_nan=False
+    )  # price of missing the target's weights, in units of cost; null: they are met
     solver: Literal["sinkhorn", "exact"] = "sinkhorn"  # exact: without eps and energy, for pools that fit
-    eta: float = Field(0.3, gt=0)  # step of the exponentiated gradient
+    eta: float = Field(0.3, gt=0, allow_inf_nan=False)  # step of the exponentiated gradient
     steps: int = Field(40, ge=1)  # of a descent
-    tolerance: float = Field(1e-3, gt=0)  # L1 error of the target marginal
+    tolerance: float = Field(1e-3, gt=0, allow_inf_nan=False)  # L1 error of the target marginal
     trials: int = Field(3, ge=1, le=16)  # choices by other lambda and r that are trained; the least validate loss stays
     shares: dict[str, tuple[float, float]] = {}  # least and largest share of the picks, by source
     max_share: float | None = Field(None, ge=0, le=1)  # largest share of every source that `shares` does not name
@@ -88,6 +90,12 @@ class SelectionConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> SelectionConfig:
         check_selector(self.selector)
+        if (self.lam != "auto" and not 0 <= self.lam < math.inf) or (self.r != "auto" and not 0 < self.r < math.inf):
+            raise ConfigError(
+                f"selection.lambda: {self.lam}, r: {self.r}",
+                "auto, or numbers: lambda of at least 0, r above 0",
+                "correct them",
+            )
         ranked = Budget.of(self.k).tokens is not None
         if ranked and (self.has_shares or self.solver == "exact"):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from evoray.engine.site import Site, fingerprint
 from evoray.engine.stages import Target, open_target
 from evoray.engine.stored import POOL, Features, read_features
 from evoray.errors import ConfigError, TargetError
+from evoray.pool import find_target
 from evoray.selection.selector import Goal, Matrix
 
 _FEATURE_SEED = 0
@@ -105,14 +106,14 @@ def feature_seed(config: FeatureConfig) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Representation:
-    """Features of the pool, and of every dev row of every target by id."""
+    """Features of the pool, and of every dev row of every target by its key (see `Bench.keys`)."""
 
     pool: Features
     rows: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
 
-    def matrix(self, target: str, ids: list[str]) -> Matrix:
+    def matrix(self, target: str, keys: list[str]) -> Matrix:
         """Unit rows of some of a target's rows, in order."""
-        found: Matrix = np.stack([self.rows[target][row_id] for row_id in ids])
+        found: Matrix = np.stack([self.rows[target][key] for key in keys])
         return found
 
 
@@ -167,6 +168,12 @@ class Bench:
             self._ids[key] = [row.id for row in self.target(name, split, seed).source.read()]
         return self._ids[key]
 
+    def keys(self, name: str, split: str, ids: Sequence[str]) -> list[str]:
+        """What rows of a target are known by: a cut moves rows of dev from split to split, but files of their own may
+        each count from 0."""
+        own = not find_target(self.config.targets[name]).splits_dev
+        return [f"{split}/{row_id}" for row_id in ids] if own else list(ids)
+
     def features(self, config: FeatureConfig) -> Representation:
         """Features of the pool and of all targets in one representation; computed once, by any comparison."""
         key = fingerprint(config=config.model_dump())
@@ -189,9 +196,9 @@ class Bench:
         sources |= {title: self.target(name, split, cut).source for title, (name, split) in splits.items()}
         found = featurise(sources, proxy, config, feature_seed(config), self.site)
         rows: dict[str, dict[str, np.ndarray[Any, Any]]] = {name: {} for name in self.config.targets}
-        for title, (name, _) in splits.items():
+        for title, (name, split) in splits.items():
             ids, matrix = read_features(found[title])
-            rows[name].update(zip(ids, matrix, strict=True))
+            rows[name].update(zip(self.keys(name, split, ids), matrix, strict=True))
         return Representation(pool=found[POOL], rows=rows)
 
     def tiles(self, representation: Representation) -> StoredTiles:
@@ -201,18 +208,21 @@ class Bench:
     def goal(self, entry: Entry, target: str, seed: int) -> tuple[Goal, list[str]]:
         """What an entry aims at, and the ids of the rows aimed at (those that have features)."""
         representation = self.features(entry.features)
-        known = representation.rows[target]
-        aimed, held_out = (
-            [row_id for row_id in self.ids(target, split, seed) if row_id in known] for split in ("align", "validate")
-        )
-        split = self.target(target, "align", seed)
+        aimed, held_out = (self._known(representation, target, split, seed) for split in ("align", "validate"))
+        align = self.target(target, "align", seed)
         goal = Goal(
-            align_MD=representation.matrix(target, aimed),
-            validate_MD=representation.matrix(target, held_out),
-            weights_M=split.weights_of(aimed),
-            subtasks_M=split.subtasks_of(aimed),
+            align_MD=representation.matrix(target, list(aimed)),
+            validate_MD=representation.matrix(target, list(held_out)),
+            weights_M=align.weights_of(list(aimed.values())),
+            subtasks_M=align.subtasks_of(list(aimed.values())),
         )
-        return goal, aimed
+        return goal, list(aimed.values())
+
+    def _known(self, representation: Representation, target: str, split: str, seed: int) -> dict[str, str]:
+        """Key and id of each row of a split that has features, in order."""
+        ids = self.ids(target, split, seed)
+        pairs = zip(self.keys(target, split, ids), ids, strict=True)
+        return {key: row_id for key, row_id in pairs if key in representation.rows[target]}
 
     @cached_property
     def yardstick(self) -> Entry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def export(source: str, out: str, *, form: str = "messages", rounds: int | None 
         known = ", ".join(get_args(Form))
         raise ConfigError(f"form {form!r}", f"one of {known} for rows, or model", "choose one of them")
     files, origin = _look(source, rounds)
-    rows, refused = load_rows(files)
+    rows, refused = load_rows(files, sys.maxsize)  # however long: they were chosen
     if not rows:
         raise PoolError(
             f"{source} without a usable row", "rows to write", "see `evoray select`, which says why rows are unusable"

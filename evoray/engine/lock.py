@@ -1,8 +1,8 @@
 """One driver a run directory: a lock file that says who holds it, and a stale one is recognised.
 
-Of a process of this host it is known whether it lives. Of another host's nothing is known here, so that its lock
-stands, but for a driver that was submitted as a job: who submits the next attempt asked Ray, and says so in its
-environment.
+Of a process of this host it is known whether it lives, unless a container hides it. Of another host's nothing is known
+here, so that its lock stands, but for a driver that was submitted as a job: who submits the next attempt asked Ray, and
+says so in its environment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,6 +29,8 @@ KEY = "lock.json"
 SUBMISSION, ENDED, LOST = "EVORAY_SUBMISSION", "EVORAY_ENDED_SUBMISSIONS", "EVORAY_LOST_SUBMISSIONS"
 _CLUSTER = "RAY_ADDRESS"  # of the cluster that a submitted driver belongs to, as Ray sets it
 _ANSWER_S = 10.0
+#: On Linux: an id of the running system, and the namespace of this process's number.
+_BOOT, _NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 @contextmanager
@@ -41,14 +45,34 @@ def run_lock(storage: Storage) -> Iterator[None]:
         holder = _holder(storage)
         if holder is None:
             continue
-        # Of several processes that find the same stale lock, one may remove it: who first leaves this mark.
-        if not is_dead(holder) or not storage.create_json(f"lock-stale/{holder.get('token')}.json", mine):
+        if not is_dead(holder) or not _may_remove(storage, holder, mine):
             raise _held(storage, holder)
-        storage.delete(KEY)
+        _remove(storage, holder)
     try:
         yield
     finally:
+        _remove(storage, mine)
+
+
+def _remove(storage: Storage, holder: dict[str, Any]) -> None:
+    """Delete the lock if it is still this holder's: a person may have deleted it, and another process have taken it."""
+    found = _holder(storage)
+    if found is not None and found.get("token") == holder.get("token"):
         storage.delete(KEY)
+
+
+def _may_remove(storage: Storage, holder: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Of several processes that find the same stale lock, one may remove it: who first leaves a mark.
+
+    One that ended before it had removed the lock is followed by who first leaves the next mark.
+    """
+    for number in count():
+        key = f"lock-stale/{holder.get('token')}{f'-{number}' if number else ''}.json"
+        if storage.create_json(key, mine):
+            return True
+        if not is_dead(storage.read_json(key)):
+            return False
+    raise AssertionError("numbers do not end")
 
 
 def _holder(storage: Storage) -> dict[str, Any] | None:
@@ -77,6 +101,8 @@ def _identity() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": started,
+        "boot": _read(_BOOT),
+        "namespace": _namespace(),
         "taken": time.time(),
         "token": uuid.uuid4().hex,
         "submission": os.environ.get(SUBMISSION),
@@ -90,12 +116,23 @@ def is_dead(holder: dict[str, Any]) -> bool:
         return True
     if holder.get("host") != socket.gethostname():
         return False
+    if holder.get("boot") == _read(_BOOT) and holder.get("namespace") not in (None, _namespace()):
+        return False  # in another container, whose processes have numbers of their own
     try:
         # A process number is used again: only the start time tells whether it is still the same process.
         started: float = psutil.Process(int(holder["pid"])).create_time()
         return abs(started - float(holder["started"])) > 1.0
     except psutil.NoSuchProcess:
         return True
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text().strip() if path.exists() else None
+
+
+def _namespace() -> str | None:
+    """What numbers of processes are relative to."""
+    return str(_NAMESPACE.readlink()) if _NAMESPACE.is_symlink() else None
 
 
 def _is_over(submission: Any, cluster: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evoray.config import PoolConfig
 from evoray.engine.remote import in_task
@@ -61,14 +62,18 @@ def read_pool(path: str | Sequence[str], config: PoolConfig, site: Site) -> Pool
     commits = store.commits().values()
     read = sum(int(commit.facts["read"]) for commit in commits)
     quarantined = sum(int(commit.facts["quarantined"]) for commit in commits)
-    duplicates = storage.read_table(f"{store.prefix}/{DUPLICATES}", ["row"]).num_rows
+    found = storage.read_table(f"{store.prefix}/{DUPLICATES}", ["reason"])
+    duplicates = found.num_rows
     usable = read - quarantined - duplicates
     site.events.write("pool", read=read, usable=usable, quarantined=quarantined, duplicates=duplicates)
-    if quarantined > config.max_quarantined * read or usable == 0:
+    same_id = pc.sum(pc.equal(found["reason"], "duplicate id")).as_py() or 0
+    if quarantined + same_id > config.max_quarantined * read or usable == 0:
+        ids = f", {same_id} of them for an id that another row has" if same_id else ""
         raise PoolError(
-            f"{quarantined} of {read} rows cannot be used",
+            f"{quarantined + same_id} of {read} rows cannot be used{ids}",
             f"at most {config.max_quarantined:.0%} unusable rows, and at least one usable",
-            f"see the reasons in {storage.location('quarantine')}; mend the pool, or raise reading.max_quarantined",
+            f"see the reasons in {storage.location('quarantine')}; mend the pool (rows without an id get one), or "
+            "raise reading.max_quarantined",
         )
     return Pool(
         fingerprint=identity,

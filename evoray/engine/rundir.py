@@ -49,6 +49,10 @@ OF_A_RUN = (
     "report.md", "report.html", "lock-stale", REHEARSAL, PROGRESS,
 )  # fmt: skip
 
+#: Of those, folders that a user may have, too: in them a run writes below fingerprints alone.
+_OF_FINGERPRINTS = ("pool", "warmup", "features", "known", "scores", "feedback", "generated")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}|round-\d{4,}\.parquet")
+
 _PACKAGES = ("evoray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "numpy")
 
 
@@ -58,6 +62,7 @@ def open_run(storage: Storage, config: RunConfig) -> None:
     A run begins with its manifest: until all inputs were found good, a corrected config takes the place of the
     refused one. Raises ConfigError that shows the difference where the config of a begun run is another.
     """
+    _check_inputs(storage, config)
     stored = _stored_config(storage)
     if stored is None or not storage.exists(MANIFEST):
         storage.write(CONFIG, yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False).encode())
@@ -121,8 +126,23 @@ def start_anew(storage: Storage) -> None:
     if _stored_config(storage) is None:
         return
     for key in list(storage.keys()):
-        if key.partition("/")[0] in OF_A_RUN:
+        first, _, rest = key.partition("/")
+        named = first not in _OF_FINGERPRINTS or _FINGERPRINT.fullmatch(rest.partition("/")[0])
+        if first in OF_A_RUN and named:
             storage.delete(key)
+
+
+def _check_inputs(storage: Storage, config: RunConfig) -> None:
+    """Raise ConfigError for an input that lies where the run writes: `--anew` could not tell it from the run's own."""
+    pools = (config.pool,) if isinstance(config.pool, str) else config.pool or ()
+    for path in (*pools, config.target, config.labels, config.model):
+        below = "" if path is None else str(Path(path).absolute()).removeprefix(f"{storage.uri.rstrip('/')}/")
+        if path is not None and not Path(below).is_absolute() and below.partition("/")[0] in OF_A_RUN:
+            raise ConfigError(
+                f"{path} in the run directory {storage.uri}, where the run writes {below.partition('/')[0]}",
+                "inputs elsewhere",
+                "choose another --out",
+            )
 
 
 def existing(out: str) -> Storage:

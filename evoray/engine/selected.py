@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -105,22 +106,37 @@ def _gather(rows: PoolRows, units: Sequence[int], wanted: pa.Array) -> pa.Table:
 
 
 def concat_mixed(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate tables whose columns differ: absent cells are null, conflicting types become text."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        names = {name for table in tables for name in table.column_names}
-        kinds = {name: {t.schema.field(name).type for t in tables if name in t.column_names} for name in names}
-        mixed = {name for name, types in kinds.items() if len(types) > 1}
-        return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
+    """Concatenate tables whose columns differ: absent cells are null, conflicting types become text.
+
+    Numbers of several types become the wider one, but no decimal, text or bytes becomes another thing.
+    """
+    names = {name for table in tables for name in table.column_names}
+    kinds = {name: {t.schema.field(name).type for t in tables if name in t.column_names} for name in names}
+    mixed = {name for name, types in kinds.items() if not _promotes(types)}
+    return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
+
+
+def _promotes(types: Collection[pa.DataType]) -> bool:
+    """Whether one type holds all values of several as they are."""
+    found = {kind for kind in types if not pa.types.is_null(kind)}
+    return len(found) <= 1 or all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in found)
 
 
 def _as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
     for index, name in enumerate(table.column_names):
         if name in names:
-            values = [None if value is None else str(value) for value in table[name].to_pylist()]
+            values = [_text(value) for value in table[name].to_pylist()]
             table = table.set_column(index, name, pa.array(values, pa.string()))
     return table
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text: JSON, but for what is text already."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(
+        value, ensure_ascii=False, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)
+    )
 
 
 def memory_of(features: UnitStore, units: Sequence[int], used: Collection[str], seed: int) -> Memory | None:

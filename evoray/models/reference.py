@@ -40,8 +40,9 @@ def resolve_model(reference: str) -> str:
         return str(_embedded_directory())
     if reference == EMBEDDED_ENCODER:
         return str(_encoder_directory())
-    if Path(reference).is_dir():
-        return str(Path(reference).absolute())
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return str(folder.absolute())
     if reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1:
         raise missing_model(reference, "there is no such directory")
     return reference.partition("@")[0]
@@ -49,7 +50,7 @@ def resolve_model(reference: str) -> str:
 
 def revision_of(reference: str) -> str:
     """Which revision of a hub model is meant; without a meaning for others."""
-    return _MAIN if Path(reference).is_dir() else reference.partition("@")[2] or _MAIN
+    return _MAIN if Path(reference).expanduser().is_dir() else reference.partition("@")[2] or _MAIN
 
 
 def identified(reference: str) -> Model:

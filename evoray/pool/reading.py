@@ -88,10 +88,22 @@ def _typed(values: list[Any]) -> pa.Array | None:
         array = pa.array(values)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
-    # Arrow would turn a truth value among fractions into 1.0.
-    if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
+    # Arrow would turn a truth value among fractions into 1.0, however deep it lies.
+    if not storable(array.type) or (_has_fractions(array.type) and array.to_pylist() != values and _mixes(values)):
         return None
-    return array if storable(array.type) else None
+    return array
+
+
+def _has_fractions(kind: pa.DataType) -> bool:
+    fields = [kind.field(place) for place in range(kind.num_fields)]
+    return bool(pa.types.is_floating(kind)) or any(_has_fractions(field.type) for field in fields)
+
+
+def _mixes(values: Any) -> bool:
+    """Whether a truth value is anywhere in them."""
+    if isinstance(values, dict):
+        return any(map(_mixes, values.values()))
+    return any(map(_mixes, values)) if isinstance(values, list) else isinstance(values, bool)
 
 
 def _refuse(span: UnitSpan, row: int, reason: str, detail: str) -> Quarantined:

@@ -7,7 +7,7 @@ the files of the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -89,8 +89,8 @@ def split_dev(n_rows: int, seed: int) -> tuple[list[int], list[int]]:
 def read_target_split(path: str, split: Split, seed: int) -> tuple[list[Row], list[Quarantined]]:
     """The usable rows of one split in order of its file, and the rows of that file that are not usable.
 
-    `seed` matters only where dev is split. Raises TargetError where the target does not have the split or the
-    split has no usable row, and as `find_target`.
+    `seed` matters only where dev is split. Of rows with one id the later ones are called `id@2` and so on. Raises
+    TargetError where the target does not have the split or the split has no usable row, and as `find_target`.
     """
     if split not in get_args(Split):
         raise TargetError(f"split {split!r}", ", ".join(get_args(Split)), "ask for one of them")
@@ -104,6 +104,7 @@ def read_target_split(path: str, split: Split, seed: int) -> tuple[list[Row], li
             f"put rows that are used for nothing else into {split}.jsonl beside dev",
         )
     rows, refused = _read(file) if task is None else task.read("test" if split == "test" else "dev")
+    rows = _distinct(rows)
     if split != "test" and files.splits_dev:
         align, validate = split_dev(len(rows), seed)
         rows = [rows[index] for index in (align if split == "align" else validate)]
@@ -111,6 +112,21 @@ def read_target_split(path: str, split: Split, seed: int) -> tuple[list[Row], li
         reasons = ", ".join(sorted({record.reason for record in refused}))
         raise TargetError(f"{file}: no usable row ({reasons})", "rows of the task", "correct the rows of this file")
     return rows, refused
+
+
+def _distinct(rows: list[Row]) -> list[Row]:
+    """Rows whose ids differ: files that were put together may each count from 0, and weights are looked up by id."""
+    given = {row.id for row in rows}
+    seen: set[str] = set()
+    found = []
+    for row in rows:
+        name, number = row.id, 1
+        while name in seen or (number > 1 and name in given):
+            number += 1
+            name = f"{row.id}@{number}"
+        seen.add(name)
+        found.append(row if name == row.id else replace(row, id=name))
+    return found
 
 
 def _read(file: str) -> tuple[list[Row], list[Quarantined]]:

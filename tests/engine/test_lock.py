@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evoray.engine.lock import ENDED, KEY, LOST, SUBMISSION, run_lock
+from evoray.engine import lock
+from evoray.engine.lock import ENDED, KEY, LOST, SUBMISSION, is_dead, run_lock
 from evoray.errors import LockError
 from evoray.storage import Storage
 
@@ -164,3 +165,29 @@ def test_a_lock_that_cannot_be_read_is_never_taken_over(content: bytes, tmp_path
     with pytest.raises(LockError, match="unknown"), run_lock(Storage(tmp_path)):
         pass
     assert (tmp_path / KEY).read_bytes() == content
+
+
+def test_who_ends_leaves_the_lock_of_another_alone(tmp_path: Path) -> None:
+    """A person deleted the first one's lock, as its message says, and a second process took it."""
+    other = {"host": "elsewhere", "pid": 1, "started": 0.0, "token": "other"}
+    with run_lock(Storage(tmp_path)):
+        Storage(tmp_path).write_json(KEY, other)
+    assert json.loads((tmp_path / KEY).read_text()) == other
+
+
+def test_a_taker_that_died_before_it_removed_the_stale_lock_is_followed(tmp_path: Path) -> None:
+    stale_lock(tmp_path)
+    dead = json.loads((tmp_path / KEY).read_text())
+    Storage(tmp_path).write_json("lock-stale/old.json", dead)
+    with run_lock(Storage(tmp_path)):
+        assert json.loads((tmp_path / KEY).read_text())["token"] != "old"
+    assert (tmp_path / "lock-stale" / "old-1.json").exists()
+
+
+@pytest.mark.skipif(not lock._NAMESPACE.is_symlink(), reason="no namespaces of process numbers here")
+@pytest.mark.parametrize(("boot", "dead"), [(lock._read(lock._BOOT), False), ("before the machine was started", True)])
+def test_of_a_container_beside_this_one_it_is_not_known_whether_a_process_lives(boot: str, dead: bool) -> None:
+    """Of the same name, perhaps, and with numbers of processes of its own: this one's are not here."""
+    free = max(psutil.pids()) + 1
+    holder = {"host": socket.gethostname(), "pid": free, "started": 0.0, "boot": boot, "namespace": "pid:[1]"}
+    assert is_dead(holder) == dead

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from generated_pages import run_files
 
 from evoray.config import RunConfig
 from evoray.engine.lock import KEY
-from evoray.engine.rundir import MANIFEST, OF_A_RUN, PLAN, open_run
+from evoray.engine.rundir import MANIFEST, OF_A_RUN, PLAN, open_run, start_anew
 from evoray.errors import ConfigError
 from evoray.storage import Storage
 
@@ -35,3 +36,37 @@ def test_the_list_of_files_is_that_of_what_a_run_writes() -> None:
     listed = {name.partition("/")[0] for line in lines for name in line[:32].split()}
     assert listed <= {*OF_A_RUN, KEY, PLAN}
     assert {*OF_A_RUN, KEY, PLAN} <= set(re.findall(r"[.\w-]+", "\n".join(lines)))
+
+
+def test_a_run_that_starts_anew_leaves_files_of_the_user_alone(tmp_path: Path) -> None:
+    """In a folder of a project, whose pool has the name of a folder of the run."""
+    own = tmp_path / "pool" / "mine.jsonl"
+    own.parent.mkdir()
+    own.write_text("{}")
+    storage = Storage(tmp_path)
+    written = ["pool/0123456789abcdef/unit-000000.json", "generated/round-0001.parquet", "rounds/0001/selected.json"]
+    open_run(storage, RunConfig(pool="elsewhere.jsonl", target="task", out=str(tmp_path)))
+    for key in written:
+        storage.write_json(key, {})
+    start_anew(storage)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == ["pool/mine.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"pool": "pool/mine.jsonl"}, {"pool": ["a.jsonl", "best/b.jsonl"]}, {"target": "features"}]
+)
+def test_inputs_where_the_run_writes_are_refused(inputs: dict[str, Any], tmp_path: Path) -> None:
+    def placed(value: Any) -> Any:
+        return [placed(one) for one in value] if isinstance(value, list) else str(tmp_path / value)
+
+    given = {"pool": "pool.jsonl", "target": "task", **inputs}
+    config = RunConfig.model_validate({name: placed(value) for name, value in given.items()} | {"out": str(tmp_path)})
+    with pytest.raises(ConfigError, match="inputs elsewhere"):
+        open_run(Storage(tmp_path), config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_beside_what_the_run_writes_are_inputs(tmp_path: Path) -> None:
+    open_run(
+        Storage(tmp_path), RunConfig(pool=str(tmp_path / "data/pool.jsonl"), target=str(tmp_path / "task"), out="x")
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,14 @@ def test_a_split_without_a_usable_row_says_why(tmp_path: Path) -> None:
     write_lines(tmp_path / "test.jsonl", ["oops"])
     with pytest.raises(TargetError, match="no usable row"):
         ids(tmp_path, "test")
+
+
+def test_rows_of_one_id_are_told_apart(tmp_path: Path) -> None:
+    """As in files that were put together and each count from 0: weights and subtasks are looked up by id."""
+    ids = ["0", "1", "0", "0@2", "0", "1"]
+    lines = [{"id": one, "instruction": f"q{place}", "output": "a"} for place, one in enumerate(ids)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    splits = [read_target_split(str(path), "align", 0)[0], read_target_split(str(path), "validate", 0)[0]]
+    found = {row.messages[0].content: row.id for rows in splits for row in rows}
+    assert [found[f"q{place}"] for place in range(6)] == ["0", "1", "0@3", "0@2", "0@4", "1@2"]
