@@ -49,6 +49,12 @@ class Budget:
         return min(pool, max(1, round(self.tokens / mean_tokens)))
 
 
+def in_rows(value: int | float | str, pool: int) -> int | float | str:
+    """A share as rows of a pool of so many usable ones; any other budget as it is."""
+    budget = Budget.of(value)
+    return value if budget.share is None else budget.k(pool)
+
+
 def per_round(value: int | float | str, rounds: int) -> int | float | str:
     """An equal part of a budget for each of several rounds. Raises ConfigError for rows that do not divide."""
     budget = Budget.of(value)

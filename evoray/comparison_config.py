@@ -62,9 +62,7 @@ class ComparisonConfig(Section):
     targets: dict[str, str]  # name: a file (then it is dev), a folder with dev and test files, or lm-eval:TASK
     selectors: tuple[EntryConfig, ...] = Field(min_length=1)  # what is compared
     budgets: tuple[int | float | str, ...] = Field((96,), min_length=1)  # each as selection.k
-    seeds: tuple[NonNegativeInt, ...] = Field(
-        (0, 1, 2), min_length=1
-    )  # of splits, draws and trainings
+    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings
     reference: str = "random"  # the entry that all others are compared with
     deciles: bool = False  # also train on each tenth of the pool by predicted alignment
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
@@ -109,7 +107,8 @@ class ComparisonConfig(Section):
                 )
         others = {entry.shown: entry.tokens_of for entry in self.selectors}
         for name, other in others.items():
-            if other is not None and (other not in others or others[other] is not None):
+            all_rows = [entry.shown for entry in self.selectors if entry.selector == "all"]  # of no budget
+            if other is not None and (other not in others or others[other] is not None or other in all_rows):
                 raise ConfigError(
                     f"selectors: {name} with tokens_of: {other}",
                     f"an entry that has a budget of its own: {', '.join(n for n in names if others[n] is None)}",

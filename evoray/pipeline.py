@@ -59,7 +59,7 @@ def run(
     """
     config = config.model_copy(update={"features": with_representation(config.features, config.selection)})
     check_metric(config.features, config.selection)
-    check_cascade(config.features, needs_of(config.selection))
+    check_cascade(config.features, needs_of(config.selection), config.selection.k)
     check_proxy(config)
     Scoring.of(config.evaluation)  # what is wrong with it is said before anything starts
     storage = Storage(config.out)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evoray.budget import in_rows
 from evoray.config import (
     ClusterConfig,
     EvaluationConfig,
@@ -153,13 +154,13 @@ def select(
     needs, featured = needs_of(settings), is_featured(settings)
     taken = with_representation(_with_adapter(features, adapter), settings)
     check_metric(taken, settings)
-    check_cascade(taken, needs)
+    check_cascade(taken, needs, settings.k)
     reading, storage = reading or PoolConfig(), Storage(out)
     with run_lock(storage), session(cluster or ClusterConfig()) as workers:
         site = Site(storage=storage, session=workers, events=Events(storage, display))
         read = None if pool is None else read_pool(as_path(pool, out), reading, site)
-        if read is not None and features_path is None and settings.selector != "all":
-            check_picks(k, 1, read.usable)
+        if read is not None and features_path is None:
+            settings = _of_pool(settings, read.usable, taken)
         if features_path is not None:
             target_features = _needed(target_features_path, "--target-features") if needs.target else None
             aim = external_aim(features_path, target_features, seed, read)
@@ -180,6 +181,13 @@ def select(
         storage.write_json("selection.json", dict(choice.facts))
         notebook.clear()
         return _selection(storage, choice, pool)
+
+
+def _of_pool(settings: SelectionConfig, usable: int, taken: FeatureConfig) -> SelectionConfig:
+    """The settings for a pool. What a cascade keeps is no longer the pool that a share is of. Raises SelectionError."""
+    if settings.selector != "all":
+        check_picks(settings.k, 1, usable)
+    return settings if taken.cascade is None else settings.model_copy(update={"k": in_rows(settings.k, usable)})
 
 
 def score(

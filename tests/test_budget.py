@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from evoray.budget import Budget, taken
+from evoray.budget import Budget, in_rows, taken
 from evoray.errors import ConfigError
 
 
@@ -16,6 +18,8 @@ from evoray.errors import ConfigError
         (500.0, Budget(rows=500)),
         (0.2, Budget(share=0.2)),
         ("0.2", Budget(share=0.2)),
+        (1.0, Budget(share=1.0)),
+        (1, Budget(rows=1)),
         ("100000tok", Budget(tokens=100_000)),
         ("100000 tokens", Budget(tokens=100_000)),
     ],
@@ -31,7 +35,14 @@ def test_anything_else_is_refused_with_the_three_ways_to_write_it(written: int |
 
 
 def test_a_share_is_of_the_pool_and_at_least_one_row() -> None:
-    assert (Budget(share=0.2).k(1000), Budget(share=0.001).k(100)) == (200, 1)
+    assert (Budget(share=0.2).k(1000), Budget(share=0.001).k(100), Budget(share=1.0).k(7)) == (200, 1, 7)
+    assert (in_rows(0.2, 1000), in_rows(5, 1000), in_rows("9tok", 1000)) == (200, 5, "9tok")
+
+
+@given(pool=st.integers(10, 5000), rounds=st.integers(1, 10))
+def test_equal_shares_fit_into_the_pool(pool: int, rounds: int) -> None:
+    assert Budget(share=1 / rounds).k(pool) * rounds <= pool
+    assert Budget(share=0.29).k(100) == 29
 
 
 def test_tokens_become_rows_by_the_mean_length_of_the_pool() -> None:

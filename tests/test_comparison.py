@@ -193,6 +193,10 @@ def check_what_was_chosen(found: Mapping[tuple[Any, Any], Mapping[str, Any]], ta
         ({"selectors": [{"selector": "less", "options": {"ovr": "mean"}}]}, "did you mean 'over'"),
         ({"selectors": [{"selector": "less", "option": {}}]}, "did you mean 'options'"),
         ({"selectors": [{"selector": "entropy", "features": {"representation": "rds"}}]}, "defined on it"),
+        (
+            {"selectors": ["random", "all", {"selector": "random", "name": "r", "tokens_of": "all"}]},
+            "budget of its own",
+        ),
         ({"selectors": ["random", {"selector": "random", "name": "r", "tokens_of": "less"}]}, "budget of its own"),
         ({"selectors": []}, "selectors"),
         ({"selectors": ["random"], "budgets": ["ten"]}, "100000tok"),

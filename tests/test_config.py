@@ -157,6 +157,48 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, part: s
     assert part in caught.value.received
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"lambda": -1},
+        {"lambda": float("nan")},
+        {"r": 0},
+        {"r": float("inf")},
+        {"eps": float("inf")},
+        {"rho": float("nan")},
+    ],
+)
+def test_weights_that_are_none_are_refused_before_anything_is_computed(selection: dict[str, Any]) -> None:
+    assert next(iter(selection)) in refusal({**MINIMAL, "selection": selection}).received
+
+
+def test_a_negative_seed_is_refused() -> None:
+    assert refusal({**MINIMAL, "seed": -1}).received == "seed = -1"
+
+
+@pytest.mark.parametrize("line", ["out: 2026-02-30", "seed: !!int x"])
+def test_values_that_yaml_cannot_make_are_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"pool: p\ntarget: t\n{line}\n")
+    with pytest.raises(ConfigError, match="readable YAML"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="--set"):
+        apply_override({}, line.replace(": ", "="))
+
+
+def test_one_config_has_one_set_of_paths_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "conf"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "config.yaml").write_text("pool: p.jsonl\ntarget: ../t\n")
+    found = []
+    for here, name in ((tmp_path, "conf/config.yaml"), (folder / "sub", "../config.yaml")):
+        monkeypatch.chdir(here)
+        found.append(load_config(name))
+    assert found[0] == found[1] and found[0].target == str(tmp_path / "t")
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml"):
         load_config(tmp_path / "absent.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ def try_all(bench: Bench, selections: Mapping[Wanted, dict[str, Any]]) -> dict[W
         if record["others"]
         for place, identity in enumerate([record["identity"], *record["others"]])
     }
-    models = train_all(bench, {key: job_of(bench, key[0], record) for key, record in choices.items()})
+    jobs = {
+        (one, place): replace(job_of(bench, one, record), name=f"{one.shown} choice {place}")
+        for (one, place), record in choices.items()
+    }
+    models = train_all(bench, jobs)
     losses = _losses(bench, models)
     return {one: _best(one, record, choices, models, losses) for one, record in selections.items()}
 

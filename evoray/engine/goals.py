@@ -97,8 +97,14 @@ def goal_of(align: Features, validate: Features, target: Target) -> tuple[list[s
     return ids, goal
 
 
-def check_cascade(features: FeatureConfig, needs: Needs) -> None:
-    """Raise ConfigError for a cascade before a selector that does not aim at a target."""
+def check_cascade(features: FeatureConfig, needs: Needs, k: int | float | str) -> None:
+    """Raise ConfigError for a cascade before a selector that does not aim at a target, or with a budget in tokens."""
+    if features.cascade is not None and Budget.of(k).tokens is not None:
+        raise ConfigError(
+            f"features.cascade with selection.k = {k}",
+            "a number of rows, or a share of the pool: a cascade keeps a multiple of them",
+            "set selection.k in rows",
+        )
     if features.cascade is not None and not needs.target:
         raise ConfigError(
             "features.cascade with a selector that aims at no target",

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from evoray.alignment.reduction import Array
-from evoray.budget import Budget
+from evoray.budget import Budget, in_rows
 from evoray.engine.arms import ARMS, CONTROL_ROWS, evaluate_arms, keep_best, kept_rounds, train_arms
 from evoray.engine.cascade import Cascade, Pruned, prune
 from evoray.engine.choose import choose
@@ -151,7 +151,9 @@ def _pruned(context: Context, number: int, proxy: Proxy) -> Pruned | None:
 
 def _align(context: Context, number: int, features: _RoundFeatures | None, used: list[str]) -> dict[str, Any]:
     config = context.config
-    seed = context.seed_of(number, "select")
+    selection, seed = config.selection, context.seed_of(number, "select")
+    if config.features.cascade is not None:  # what it keeps is no longer the pool that a share is of
+        selection = selection.model_copy(update={"k": in_rows(selection.k, context.pool.usable)})
     goal, memory, start_g_M = None, None, None
     ids: list[str] = []
     source: TileSource
@@ -165,7 +167,7 @@ def _align(context: Context, number: int, features: _RoundFeatures | None, used:
             start_g_M = _earlier_potentials(context, number, ids)
     with context.site.events.stage(f"align and select {number}", 1) as stage:
         choice = choose(
-            source, goal, config.selection, seed, context.site.session, stage.share, used, memory, start_g_M,
+            source, goal, selection, seed, context.site.session, stage.share, used, memory, start_g_M,
             _notebook(context, number), looped=config.rounds > 1, feedback=feedback_before(context, number),
         )  # fmt: skip
     if choice.others:

@@ -51,7 +51,13 @@ class Session:
         return {"num_cpus": 1, "num_gpus": self.gpus}
 
     def check_training(self, workers: int) -> None:
-        """Raise ConfigError for more GPUs than this machine has; those of a cluster, which may grow, are waited for."""
+        """Raise ConfigError for more than this machine has; those of a cluster, which may grow, are waited for."""
+        if self.slots is not None and workers > self.slots:
+            raise ConfigError(
+                f"training.workers = {workers}, and this machine runs {self.slots} processes at a time",
+                f"at most {self.slots} training workers",
+                "lower training.workers",
+            )
         if self.slots is None or not self.gpus:
             return
         import ray

@@ -278,7 +278,7 @@ def _train_one(
         resume = None if progress is None or moments is None else Resume(progress=progress, moments=moments)
         result = train_rank(model, plan, scratch, rank, resume=resume, on_step=on_step)
         if rank.index == 0:
-            job.out.upload(scratch)
+            job.out.replace_by(scratch, OUTCOME_FILE)
             facts = _outcome_facts(job, data, plan, result, progress)
             job.out.storage.write_json(f"{job.out.prefix}/{OUTCOME_FILE}", facts)
     torch.distributed.barrier()  # the next job may read what this one wrote

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,14 @@ from evoray.errors import ConfigError
 from evoray.models.chat import encode_prompts
 from evoray.models.generating import context_of, write
 from evoray.records import Row
+
+
+@dataclass(frozen=True)
+class Told:
+    """An answer, stripped, and whether the model ended it, rather than the limit of tokens."""
+
+    text: str
+    ended: bool
 
 
 def generate(
@@ -23,7 +32,22 @@ def generate(
     token_budget: int = 2048,
     autocast: torch.dtype | None = None,
 ) -> list[str | None]:
-    """The model's answer to every row in place of its last turn, stripped; None for raw text, which asks nothing.
+    """The texts of `tell`."""
+    told = tell(model, tokenizer, rows, max_tokens, max_new_tokens, token_budget=token_budget, autocast=autocast)
+    return [None if one is None else one.text for one in told]
+
+
+def tell(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_tokens: int,
+    max_new_tokens: int,
+    *,
+    token_budget: int = 2048,
+    autocast: torch.dtype | None = None,
+) -> list[Told | None]:
+    """The model's answer to every row in place of its last turn; None for raw text, which asks nothing.
 
     A prompt keeps its last `max_tokens` tokens, or fewer where the model's context would not hold `max_new_tokens`
     beside them; the answer ends with its turn, or cut off. Raises ConfigError where the context holds no prompt
@@ -40,7 +64,7 @@ def generate(
     places = [place for place, prompt in enumerate(prompts) if prompt is not None]
     asked = [prompt for prompt in prompts if prompt is not None]
     written = write(model, tokenizer, asked, max_new_tokens, token_budget=token_budget, autocast=autocast)
-    answers: list[str | None] = [None] * len(rows)
+    answers: list[Told | None] = [None] * len(rows)
     for place, one in zip(places, written, strict=True):
-        answers[place] = tokenizer.decode(one.ids, skip_special_tokens=True).strip()
+        answers[place] = Told(tokenizer.decode(one.ids, skip_special_tokens=True).strip(), one.ended)
     return answers

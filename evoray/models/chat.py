@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,10 @@ from evoray.models.control_tokens import NOTHING, Hidden, hide
 from evoray.records import Message, Row
 
 Span = tuple[int, int]
+#: For templates that name a day: with another one each day, no two days' features or scores would go together. It is
+#: the day that Llama 3's templates have where they are told none.
+_DATE = "26 Jul 2024"
+_PLACE = "\ue000"  # for private use: no template has something of its own to say about it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +163,13 @@ def _check(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
             "a fast tokenizer, which says where in the text a token starts",
             "convert it with AutoTokenizer.from_pretrained(..., use_fast=True) and save it beside the model",
         )
+    template = str(tokenizer.chat_template or "")
+    if "strftime_now" in template and "date_string" not in template:
+        raise ModelError(
+            "a chat template that puts today's date into every row",
+            "one that renders a row the same on every day",
+            "set a chat_template with a fixed date, or with date_string, in the tokenizer's folder",
+        )
     if max_tokens < 2:
         raise ConfigError(f"max_tokens = {max_tokens}", "at least 2: one of context, one to predict", "raise it")
 
@@ -175,7 +187,7 @@ def _render_turns(row_id: str, messages: Sequence[Message], tokenizer: PreTraine
     for index, message in enumerate(messages):
         if message.role != "assistant" or index == 0:
             continue
-        before = _template(row_id, messages[:index], tokenizer, prompt=True)
+        before = _opening(row_id, messages[:index], tokenizer)
         through = text if index + 1 == len(messages) else _template(row_id, messages[: index + 1], tokenizer)
         if not (text.startswith(through) and through.startswith(before)):
             raise ModelError(
@@ -192,7 +204,31 @@ def _render_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
     asked, hidden = hide(row.messages[:-1], tokenizer)
     if not tokenizer.chat_template:
         return replace(_render_plain(asked, tokenizer), spans=(), hidden=hidden)
-    return _Rendered(text=_template(row.id, asked, tokenizer, prompt=True), spans=(), hidden=hidden)
+    return _Rendered(text=_opening(row.id, asked, tokenizer), spans=(), hidden=hidden)
+
+
+def _opening(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before the answer to some turns, up to white space: the answer's own tokens may begin with that.
+
+    A template that has no generation prompt may still write a header before each answer.
+    """
+    before = _template(row_id, messages, tokenizer, prompt=True)
+    if _has_generation_prompt(tokenizer):
+        return before
+    headed = _until_answer(row_id, messages, tokenizer).rstrip()
+    return headed if headed.startswith(before) else before
+
+
+@lru_cache(maxsize=8)
+def _has_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+    asked = [Message("user", "a")]
+    return _template("", asked, tokenizer, prompt=True) != _template("", asked, tokenizer)
+
+
+def _until_answer(row_id: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that the template writes before the content of an answer."""
+    text, _, _ = _template(row_id, (*messages, Message("assistant", _PLACE)), tokenizer).rpartition(_PLACE)
+    return text
 
 
 def _template(
@@ -200,7 +236,9 @@ def _template(
 ) -> str:
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
+        return str(
+            tokenizer.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False, date_string=_DATE)
+        )
     except TemplateError as error:
         raise ModelError(
             f"a chat template that refuses row {row_id}: {error}",
@@ -233,16 +271,21 @@ def _leading_token(tokenizer: PreTrainedTokenizerBase) -> str:
 def _render_choice(row: Row, choice: str, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
     messages, hidden = hide((*row.messages[:-1], Message("assistant", choice)), tokenizer)
     rendered, choice = _render_turns(row.id, messages, tokenizer), messages[-1].content
-    from_ = rendered.spans[-1][0]
-    written = choice if rendered.text.find(choice, from_) >= 0 else choice.strip()  # some templates strip the content
-    start = rendered.text.find(written, from_)
-    if start < 0:
+    opening = rendered.spans[-1][0]
+    is_plain = not row.asks or not tokenizer.chat_template
+    # Not searched for: "a" also is in the header of an answer, and "end" in the token that ends it.
+    start = opening if is_plain else len(_until_answer(row.id, messages[:-1], tokenizer))
+    written = choice if rendered.text.startswith(choice, start) else choice.strip()  # some templates strip the content
+    if not rendered.text.startswith(written, start):
         raise ModelError(
             f"a chat template that rewrites the choice {choice!r} of row {row.id}",
             "a template that writes the content as it is",
             "set another chat_template in the tokenizer's folder",
         )
-    return _Rendered(text=rendered.text, spans=((start, start + len(written)),), hidden=hidden)
+    end = start + len(written)
+    if start > opening and rendered.text[start - 1] == " ":  # many tokenizers join it to the first word
+        start -= 1
+    return _Rendered(text=rendered.text, spans=((start, end),), hidden=hidden)
 
 
 def _tokenise(rendered: Sequence[_Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:

@@ -81,6 +81,14 @@ class Folder:
                 "give the model that it was trained on",
             )
 
+    def replace_by(self, source: Path, record: str) -> None:
+        """Delete what is there, a record that says what it is before all else, and upload a local directory."""
+        if self.has(record):
+            self.storage.delete(f"{self.prefix}/{record}")
+        for key in list(self.storage.keys(self.prefix)):
+            self.storage.delete(key)
+        self.upload(source)
+
     def upload(self, source: Path) -> None:
         """Write every file of a local directory below the prefix."""
         for path in sorted(source.iterdir()):

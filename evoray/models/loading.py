@@ -27,6 +27,12 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise missing_model(reference, first_line(error)) from error
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{reference}: a tokenizer without padding and end-of-text tokens",
+                "one of them, to fill up batches with",
+                "set pad_token in the tokenizer's folder",
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -89,7 +89,7 @@ def _typed(values: list[Any]) -> pa.Array | None:
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
     # Arrow would turn a truth value among fractions into 1.0, however deep it lies.
-    if not storable(array.type) or (_has_fractions(array.type) and array.to_pylist() != values and _mixes(values)):
+    if not storable(array.type) or (_has_fractions(array.type) and not _keeps_truth(values, array.to_pylist())):
         return None
     return array
 
@@ -99,11 +99,13 @@ def _has_fractions(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind)) or any(_has_fractions(field.type) for field in fields)
 
 
-def _mixes(values: Any) -> bool:
-    """Whether a truth value is anywhere in them."""
-    if isinstance(values, dict):
-        return any(map(_mixes, values.values()))
-    return any(map(_mixes, values)) if isinstance(values, list) else isinstance(values, bool)
+def _keeps_truth(value: Any, held: Any) -> bool:
+    """Whether every truth value of some cells is one in what Arrow made of them."""
+    if isinstance(value, dict):
+        return all(_keeps_truth(part, held[name]) for name, part in value.items())
+    if isinstance(value, list):
+        return all(_keeps_truth(*pair) for pair in zip(value, held, strict=True))
+    return isinstance(held, bool) or not isinstance(value, bool)
 
 
 def _refuse(span: UnitSpan, row: int, reason: str, detail: str) -> Quarantined:

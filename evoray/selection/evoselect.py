@@ -180,7 +180,8 @@ def _tried(
 ) -> tuple[PathPoint, Descent]:
     """One point of the path, from the journal where it is finished there."""
     known = setting.journal.finished(place)
-    if known is not None:
+    # More rows may be wanted now than were ranked then: a budget of tokens asks again until they suffice.
+    if known is not None and len(known[1].top) + len(known[1].more) >= setting.task.options.rows:
         for _ in range(setting.params.steps):
             step_done()
         return known

@@ -136,6 +136,13 @@ def test_what_cannot_be_exported_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_long_rows_that_were_chosen_are_written_too(tmp_path: Path) -> None:
+    """A run may read rows beyond the million characters that files are read with by default."""
+    row = {"id": "long", "instruction": "x" * 1_200_000, "output": "y"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert export(str(tmp_path / "rows.jsonl"), str(tmp_path / "out")).rows == 1
+
+
 def test_the_command_names_what_it_wrote(selection: Path, tmp_path: Path, evoray: Command) -> None:
     facts = evoray.shown("export", selection, "--out", tmp_path / "out", "--form", "parquet")
     assert facts == {"exported": str(tmp_path / "out" / "train.parquet"), "rows": 2, "left_out": 0}

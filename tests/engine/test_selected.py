@@ -88,3 +88,23 @@ def test_an_answer_that_was_edited_is_told_of_and_no_old_one_is_trained_on(tmp_p
     without = pq.read_table(tmp_path / "edited.parquet").drop_columns(["evoray_messages"])
     pq.write_table(without, tmp_path / "without.parquet")
     assert load_rows(str(tmp_path / "without.parquet"))[0][1].messages[-1].content == "edited"
+
+
+def test_columns_of_the_user_are_text_where_their_types_differ_and_as_they_are_elsewhere(tmp_path: Path) -> None:
+    cells = [{"ok": True, "tags": ["x"]}, "plain", 3, None]
+    rows = [{**PAIR, "mixed": cell, "count": place, "nested": {"flag": True}} for place, cell in enumerate(cells)]
+    found = []
+    for unit_rows in (1, 4):
+        _, chosen = all_chosen(tmp_path / str(unit_rows), [write(tmp_path, "file", rows)], unit_rows)
+        table = pq.read_table(chosen)
+        found.append(table.select(["mixed", "count", "nested"]).to_pylist())
+    assert found[0] == found[1]
+    assert [row["mixed"] for row in found[0]] == ['{"ok": true, "tags": ["x"]}', "plain", "3", None]
+    assert [row["count"] for row in found[0]] == [0, 1, 2, 3] and found[0][0]["nested"] == {"flag": True}
+
+
+def test_truth_values_among_fractions_stay_true_however_deep_they_are(tmp_path: Path) -> None:
+    rows = [{**PAIR, "nested": [{"flag": flag}]} for flag in (True, 0.5)]
+    _, chosen = all_chosen(tmp_path, [write(tmp_path, "file", rows)], 10)
+    found = [json.loads(text) for text in pq.read_table(chosen)["nested"].to_pylist()]
+    assert found == [[{"flag": True}], [{"flag": 0.5}]] and found[0][0]["flag"] is True

@@ -10,17 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from evoray import select
 from evoray.config import SELECTORS, SelectionConfig
 from evoray.config_file import build_config
 from evoray.engine.choose import choose, choose_from, open_shards, shard_needs
+from evoray.engine.journal import StorageJournal
 from evoray.engine.selectors import check_proxy
 from evoray.engine.session import Session
 from evoray.engine.shards import ParquetTiles
 from evoray.errors import ConfigError, SelectionError
+from evoray.selection.descent import POOL
+from evoray.selection.local import LocalShards
 from evoray.selection.selector import Goal, Request
 from evoray.selection.selectors import HOMES, build_selector
+from evoray.selection.shard import Tile
+from evoray.storage import Storage
 from tests.oracles import Array
 from tests.selection.pools import pool_and_target
 
@@ -101,6 +107,29 @@ def test_budgets_are_rows_shares_and_tokens(tiles: ParquetTiles, ray_session: Se
     assert chosen == ranked[: len(chosen)]
     totals = np.cumsum([TOKENS[int(row_id.removeprefix("row-"))] for row_id in ranked])
     assert abs(totals[len(chosen) - 1] - 1000) == np.abs(totals - 1000).min()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_budget_of_tokens_is_spent_with_and_without_notes_of_the_descent(kept: bool, tmp_path: Path) -> None:
+    """Picks shorter than the pool's mean: more rows are ranked than the first ranking has, which the notes hold."""
+    rng = np.random.default_rng(0)
+    rows_ND = rng.normal(size=(200, 8))
+    rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
+    near_N = (rows_ND @ rows_ND[:6].T).max(axis=1)
+    token_N = np.where(near_N > np.quantile(near_N, 0.6), 20.0, 200.0)
+    tiles = [
+        Tile(
+            index=place, ids=[f"r{row:03d}" for row in span], columns={"tokens": torch.tensor(token_N[span])},
+            features_ND=torch.tensor(rows_ND[span], dtype=torch.float32),
+        )
+        for place, span in enumerate(np.split(np.arange(200), 4))
+    ]  # fmt: skip
+    shards = LocalShards.of_tiles(tiles, 2)
+    journal = StorageJournal(Storage(tmp_path), "solver/x", shards, POOL) if kept else None
+    request = Request(k=1, rows=1, goal=Goal(align_MD=rows_ND[:6].astype(np.float32)), journal=journal)
+    choice = choose_from(shards, config_of("evoselect", k="2000tok"), request)
+    assert abs(choice.facts["tokens"] - 2000) <= 200
+    assert choice.facts["tokens"] == sum(token_N[int(pick.id[1:])] for pick in choice.picks)
 
 
 def test_what_a_selector_needs_and_the_features_do_not_have_is_said(tmp_path: Path, ray_session: Session) -> None:

@@ -277,7 +277,14 @@ def test_a_training_whose_workers_get_no_processor_says_what_they_ask_for(
 ) -> None:
     job = trained.job("waiting", workers=100)
     with pytest.raises(StageError, match=r"no step of 100 workers: each asks for 1 CPU, and free are \d+ CPU"):
-        train([job], replace(ray_session, stall=10.0), events(trained))
+        train([job], replace(ray_session, stall=10.0, slots=None), events(trained))  # as on a cluster
+
+
+def test_more_workers_than_this_machine_runs_are_refused_at_once(ray_session: Session) -> None:
+    assert ray_session.slots is not None
+    ray_session.check_training(ray_session.slots)
+    with pytest.raises(ConfigError, match=rf"training.workers = {ray_session.slots + 1}, and this machine runs"):
+        ray_session.check_training(ray_session.slots + 1)
 
 
 def test_more_gpus_than_this_machine_has_are_refused_at_once(trained: Workbench, ray_session: Session) -> None:

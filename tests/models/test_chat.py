@@ -216,3 +216,65 @@ def test_what_is_hidden_comes_back(parts: list[str]) -> None:
     (turn,), hidden = hide([Message("user", text)], TOKENIZER)
     assert hidden.restore(turn.content) == text
     assert "<|end|>" not in turn.content and "<|pad|>" not in turn.content
+
+
+def with_template(template: str) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def choices_of(tokenizer: Any, *choices: str) -> tuple[list[str], list[str]]:
+    """What of each choice carries loss, and all that stands before it."""
+    asked = row(("user", "q"), ("assistant", choices[0]), choices=choices, answer=choices[0])
+    found = encode_choices(asked, tokenizer, 200)
+    first = [one.supervised.index(True) for one in found]
+    told = [tokenizer.decode(one.ids[place:]) for one, place in zip(found, first, strict=True)]
+    return told, [tokenizer.decode(one.ids[:place]) for one, place in zip(found, first, strict=True)]
+
+
+INST = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+HEADED = "{% for m in messages %}### {{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}"
+THINKING = CHAT_TEMPLATE.replace(
+    "{{ message['content'] }}",
+    "{% if message.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ message['content'] }}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "told", "before"),
+    [
+        (INST, " {}", "[INST] q [/INST]"),  # the space is joined to the first word by many tokenizers
+        (HEADED, " {}", "### user: q<|end|>\n### assistant:"),
+        (THINKING, "{}", "<|user|>\nq<|end|>\n<|assistant|>\n<think>\n\n</think>\n\n"),
+    ],
+)
+def test_choices_are_told_after_all_that_the_template_writes_before_them(template: str, told: str, before: str) -> None:
+    """Also those that are a part of it: "a" is in "assistant", and "end" in the token that ends an answer."""
+    choices = ("a", "end", "think", "Rome Berlin")
+    found, context = choices_of(with_template(template), *choices)
+    assert found == [told.format(choice) for choice in choices]
+    assert set(context) == {before}
+
+
+def test_the_header_of_an_answer_is_asked_with_and_not_learnt() -> None:
+    tokenizer = with_template(HEADED)
+    turns = row(("user", "q"), ("assistant", "so"))
+    (encoded,) = encode([turns], tokenizer, 200)
+    kept = [token for token, carries in zip(encoded.ids, encoded.supervised, strict=True) if carries]
+    assert tokenizer.decode(kept) == " so<|end|>"
+    (prompt,) = encode_prompts([turns], tokenizer, 200)
+    assert prompt is not None and tokenizer.decode(prompt) == "### user: q<|end|>\n### assistant:"
+
+
+def test_a_template_that_names_the_day_names_the_same_on_all_days() -> None:
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}|"
+    (encoded,) = encode([row(("user", "q"), ("assistant", "so"))], with_template(dated + CHAT_TEMPLATE), 200)
+    assert TOKENIZER.decode(encoded.ids).startswith("26 Jul 2024|<|user|>")
+    with pytest.raises(ModelError, match="today's date"):
+        encode(
+            [row(("user", "q"), ("assistant", "so"))], with_template("{{ strftime_now('%d') }}" + CHAT_TEMPLATE), 200
+        )

@@ -23,7 +23,8 @@ from evoray.models.loading import (
     new_adapter,
 )
 from evoray.models.reference import identified, resolve_model
-from tests.tiny import build_tiny_model
+from evoray.storage import Storage
+from tests.tiny import build_tiny_model, tiny_tokenizer
 
 
 def test_a_directory_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
@@ -62,8 +63,6 @@ def test_an_adapter_without_safetensors_is_refused(tiny_model_dir: Path, tmp_pat
 
 
 def test_an_adapter_of_another_shape_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    from tests.tiny import build_tiny_model
-
     wide = build_tiny_model(tmp_path / "wide", hidden_size=64)
     new_adapter(load_model(str(wide)), LoraConfig(rank=2), 0).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="model of this shape"):
@@ -116,8 +115,6 @@ def test_precision_float32_is_no_autocast() -> None:
 
 
 def test_a_model_is_known_by_its_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
-    from tests.tiny import build_tiny_model
-
     same = build_tiny_model(tmp_path / "same")
     other = build_tiny_model(tmp_path / "other", seed=1)
     assert identified(str(tiny_model_dir)).identity == identified(str(same)).identity != identified(str(other)).identity
@@ -131,3 +128,22 @@ def test_what_was_trained_on_another_model_is_refused(tmp_path: Path) -> None:
     folder.check_base("one", "fingerprint of one")
     with pytest.raises(ModelError, match="trained on another model than other"):
         folder.check_base("other", "fingerprint of other")
+
+
+def test_a_tokenizer_that_cannot_fill_up_a_batch_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(build_tiny_model(tmp_path))
+    with pytest.raises(ModelError, match="padding and end-of-text"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_what_a_training_leaves_takes_the_place_of_all_that_was_there(tmp_path: Path) -> None:
+    """A record of other weights, or their files beside the new ones, would name or load the old model."""
+    folder, new = Folder(storage=Storage(tmp_path / "out"), prefix="model"), tmp_path / "new"
+    new.mkdir()
+    (new / "model-00001-of-00002.safetensors").write_bytes(b"new")
+    for name in ("model.safetensors", "training.json"):
+        folder.storage.write(f"model/{name}", b"old")
+    folder.replace_by(new, "training.json")
+    assert list(folder.storage.keys("model")) == ["model/model-00001-of-00002.safetensors"]
