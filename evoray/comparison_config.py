@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evoray.budget import Budget, per_round
 from evoray.config import (
@@ -62,7 +62,7 @@ class ComparisonConfig(Section):
     targets: dict[str, str]  # name: a file (then it is dev), a folder with dev and test files, or lm-eval:TASK
     selectors: tuple[EntryConfig, ...] = Field(min_length=1)  # what is compared
     budgets: tuple[int | float | str, ...] = Field((96,), min_length=1)  # each as selection.k
-    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)  # of splits, draws and trainings; features share one
     reference: str = "random"  # the entry that all others are compared with
     deciles: bool = False  # also train on each tenth of the pool by predicted alignment
     model: str = "smollm2"  # what is trained: hub id, local directory, or smollm2
@@ -114,6 +114,8 @@ class ComparisonConfig(Section):
                     f"an entry that has a budget of its own: {', '.join(n for n in names if others[n] is None)}",
                     "correct the name",
                 )
+        if min(self.seeds) < 0:
+            raise ConfigError(f"seeds: {list(self.seeds)}", "numbers of at least 0", "correct them")
         for budget in self.budgets:
             Budget.of(budget)
         for entry in self.selectors:
