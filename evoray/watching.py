@@ -51,7 +51,7 @@ def watch(out: str, every: float, pause: Callable[[float], object] = time.sleep)
 
     every: seconds between looks; into a bucket no fewer than pass between two writes of the run.
     """
-    shown, every = None, every if Storage(out).is_local else max(every, PUBLISHED_BUCKET_S)
+    shown, every = None, every if existing(out).is_local else max(every, PUBLISHED_BUCKET_S)
     while True:
         found = status(out)
         if found != shown:

@@ -125,7 +125,8 @@ def start_anew(storage: Storage) -> None:
     """Delete a run, and nothing else that the folder holds. Raises ConfigError as `open_run`."""
     if _stored_config(storage) is None:
         return
-    for key in list(storage.keys()):
+    # What the folder is known by comes last: cut off before, the next start of anew deletes the rest.
+    for key in sorted(storage.keys(), key=lambda key: (key == CONFIG, key == MANIFEST)):
         first, _, rest = key.partition("/")
         named = first not in _OF_FINGERPRINTS or _FINGERPRINT.fullmatch(rest.partition("/")[0])
         if first in OF_A_RUN and named:

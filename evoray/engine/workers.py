@@ -18,6 +18,7 @@ from evoray.config import EvaluationConfig, FeatureConfig
 from evoray.engine.reuse import Known
 from evoray.engine.units import UnitResult, UnitWorker
 from evoray.pool import Split, drop_rows, load_rows, normalise, read_span, read_target_split, rows_from_table
+from evoray.pool.parquet import ParquetReader
 from evoray.records import FLAG_NORM_OUTLIER, FLAG_TRUNCATED, Row, UnitSpan
 from evoray.storage import UnitStore
 
@@ -50,11 +51,11 @@ class ReadJob:
 
 class _Reader(UnitWorker):
     def __init__(self, job: ReadJob) -> None:
-        self.job = job
+        self.job, self.parquet = job, ParquetReader()
 
     def compute(self, unit: int) -> UnitResult:
         span = self.job.spans[unit]
-        raw, broken = read_span(span)
+        raw, broken = read_span(span, self.parquet)
         table, refused = normalise(raw, span, self.job.max_chars)
         quarantined = [*broken, *refused]
         facts = {"read": table.num_rows + len(quarantined), "quarantined": len(quarantined)}

@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from evoray.errors import PoolError
 from evoray.pool.files import open_bytes, open_native, readable
 from evoray.pool.lines import LINE_LIMIT, csv_header, csv_records, json_lines
+from evoray.pool.parquet import ParquetReader
 from evoray.pool.plain import JSON_TEXT, plain, storable
 from evoray.pool.planning import arrow_batches
 from evoray.records import Quarantined, UnitSpan
@@ -29,22 +29,26 @@ from evoray.records import Quarantined, UnitSpan
 ROW_COLUMN = "__row"
 
 _JSON_DEPTH = 64
-_BATCH_ROWS = 4096
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_span(span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:
+def read_span(span: UnitSpan, parquet: ParquetReader | None = None) -> tuple[pa.Table, list[Quarantined]]:
     """The rows of one span with all their columns and ROW_COLUMN, and those that are no rows.
+
+    parquet: of who reads several spans, whose last one it may go on from.
 
     Reasons of stage "read": "not valid JSON", "not an object", "not valid CSV", "wrong number of fields",
     "not valid text", "too long". Table rows and quarantined ones add up to `span.rows`. Raises PoolError where the file
     cannot be read or no longer has these rows.
     """
-    readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": _read_jsonl, "csv": _read_csv}
-    if span.format not in readers:
-        raise PoolError(f"format {span.format!r}", ", ".join(readers), "plan the pool again")
+    readers = {"arrow": _read_arrow, "jsonl": _read_jsonl, "csv": _read_csv}
+    if span.format not in (*readers, "parquet"):
+        raise PoolError(f"format {span.format!r}", f"parquet, {', '.join(readers)}", "plan the pool again")
     with readable(span.file):
-        table, refused = readers[span.format](span)
+        if span.format == "parquet":
+            table, refused = _checked((parquet or ParquetReader()).rows(span.file, span.start, span.rows), span)
+        else:
+            table, refused = readers[span.format](span)
     if table.num_rows + len(refused) != span.rows:
         raise PoolError(
             f"{span.file}: {table.num_rows + len(refused)} rows from row {span.start} on",
@@ -185,29 +189,13 @@ def _odd(cell: str) -> str:
     return "" if cell.isascii() else cell
 
 
-def _read_parquet(span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:
-    with open_native(span.file) as source, pq.ParquetFile(source) as parquet:
-        groups, start = [], 0
-        skip = span.start
-        for index in range(parquet.metadata.num_row_groups):
-            rows = parquet.metadata.row_group(index).num_rows
-            if start + rows <= span.start:
-                skip -= rows
-            elif start < span.start + span.rows:
-                groups.append(index)
-            start += rows
-        batches = parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups)
-        table = _slice(batches, parquet.schema_arrow, skip, span.rows)
-    return _checked(table, span)
-
-
 def _read_arrow(span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:
     with open_native(span.file, mmap=True) as source:
-        table = _slice(arrow_batches(source), None, span.start, span.rows)
+        table = _slice(arrow_batches(source), span.start, span.rows)
         return _checked(table, span)
 
 
-def _slice(batches: Iterable[pa.RecordBatch], schema: pa.Schema | None, skip: int, rows: int) -> pa.Table:
+def _slice(batches: Iterable[pa.RecordBatch], skip: int, rows: int) -> pa.Table:
     """Rows [skip, skip + rows) of a stream of batches, reading no further than that."""
     taken = []
     for batch in batches:
@@ -218,7 +206,7 @@ def _slice(batches: Iterable[pa.RecordBatch], schema: pa.Schema | None, skip: in
             rows -= piece.num_rows
         if rows == 0:
             break
-    return pa.Table.from_batches(taken, schema=schema) if taken or schema else pa.table({})
+    return pa.Table.from_batches(taken) if taken else pa.table({})
 
 
 def _checked(table: pa.Table, span: UnitSpan) -> tuple[pa.Table, list[Quarantined]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evoray.pool.parquet import ParquetReader
 from evoray.pool.planning import plan_units
 from evoray.pool.reading import read_span
 from evoray.pool.rows import MAX_CHARS, normalise, rows_from_table
@@ -19,8 +20,9 @@ def load_rows(path: str | Sequence[str], max_chars: int = MAX_CHARS) -> tuple[li
     """
     rows: list[Row] = []
     refused: list[Quarantined] = []
+    parquet = ParquetReader()
     for span in plan_units(path, _UNIT_ROWS):
-        raw, broken = read_span(span)
+        raw, broken = read_span(span, parquet)
         table, unusable = normalise(raw, span, max_chars)
         rows.extend(rows_from_table(table))
         refused.extend(sorted([*broken, *unusable], key=lambda record: record.row))

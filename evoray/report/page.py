@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evoray.report.evidence import Example
-from evoray.report.table import Grid, is_numeric
+from evoray.report.table import Grid
 
 #: Letters of a cell, of a text of a row, and of a whole file that is shown.
 CELL, TEXT, FILE = 240, 600, 40_000
@@ -188,7 +188,7 @@ def file_of(text: str) -> str:
 
 def _is_numeric(grid: Grid, column: int) -> bool:
     """Whether a column stands to the right, and is sorted as numbers."""
-    return is_numeric([row[column] for row in grid.rows])
+    return grid.numeric[column]
 
 
 def _cut(text: str, most: int) -> str:

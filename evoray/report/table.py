@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,11 @@ class Grid:
     header: Cells
     rows: tuple[Cells, ...]
     total: Cells | None = None  # a last row that stays where it is
+
+    @cached_property
+    def numeric(self) -> tuple[bool, ...]:
+        """Of each column whether all that its cells have are numbers."""
+        return tuple(is_numeric([row[place] for row in self.rows]) for place in range(len(self.header)))
 
     @classmethod
     def of_columns(cls, columns: Columns) -> Grid:

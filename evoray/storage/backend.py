@@ -25,6 +25,7 @@ from evoray.errors import ConfigError, StorageError, first_line
 from evoray.storage.overlap import overlapped
 
 _LARGEST_PUT = 1 << 30  # bytes
+_UNREADABLE = ("az://", "abfs", "adl://", "azure://")  # obstore knows them, pyarrow's URIs do not
 UNDER_WAY = 32  # requests to a bucket at a time, of one process
 _BODY_ATTEMPTS = 4  # at one object whose answer breaks off; requests themselves are repeated by obstore
 
@@ -33,7 +34,7 @@ class Storage:
     """Objects named by `/`-separated keys under a root URI. Picklable: it travels as its URI.
 
     `uri` is a local path (relative ones are made absolute in the process that builds the object,
-    so that workers with other working directories agree), or `file://`, `s3://`, `gs://`, `az://`.
+    so that workers with other working directories agree), or `file://`, `s3://`, `gs://`.
     Credentials of buckets come from the environment, never from the URI.
     """
 
@@ -42,6 +43,8 @@ class Storage:
         if text.startswith("file://"):
             text = text.removeprefix("file://")
         try:
+            if text.startswith(_UNREADABLE):
+                raise ValueError("what is written there cannot be read as a pool or training data")
             if "://" in text:
                 self.uri = text.rstrip("/")
                 self._store: Any = from_url(self.uri)
@@ -52,7 +55,7 @@ class Storage:
         except (OSError, ValueError, BaseError) as error:
             raise ConfigError(
                 f"storage at {text}: {first_line(error)}",
-                "a folder that can be created and written, or an s3://, gs:// or az:// URI",
+                "a folder that can be created and written, or an s3:// or gs:// URI",
                 "choose another place or mend its permissions",
             ) from error
 

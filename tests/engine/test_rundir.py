@@ -70,3 +70,25 @@ def test_inputs_beside_what_the_run_writes_are_inputs(tmp_path: Path) -> None:
     open_run(
         Storage(tmp_path), RunConfig(pool=str(tmp_path / "data/pool.jsonl"), target=str(tmp_path / "task"), out="x")
     )
+
+
+def test_a_start_anew_that_is_cut_off_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its config and manifest, the rounds that are left would be taken for those of the next run."""
+    storage = Storage(tmp_path)
+    open_run(storage, RunConfig(pool="pool.jsonl", target="task", out=str(tmp_path)))
+    for key in (MANIFEST, "rounds/0001/trained.json", "summary.json"):
+        storage.write_json(key, {})
+    delete = Storage.delete
+
+    def interrupted(self: Storage, key: str) -> None:
+        if key == "summary.json":
+            raise KeyboardInterrupt
+        delete(self, key)
+
+    monkeypatch.setattr(Storage, "delete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_anew(storage)
+    assert storage.exists(MANIFEST) and storage.exists("config.yaml")
+    monkeypatch.setattr(Storage, "delete", delete)
+    start_anew(storage)
+    assert list(storage.keys()) == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evoray.errors import PoolError
 from evoray.pool import ROW_COLUMN, normalise, plan_units, read_span
+from evoray.pool.parquet import ParquetReader
 from evoray.pool.reading import cells, columns_from_rows
 from evoray.records import UnitSpan
 from tests.pool.builders import load, samples, write, write_lines
@@ -200,3 +201,45 @@ def test_every_line_of_junk_ends_as_a_usable_row_or_in_quarantine(
         assert len(set(places)) == len(places)
         pq.write_table(table, io.BytesIO())
         assert ROW_COLUMN not in table.column_names
+
+
+def parquet_of(path: Path, groups: list[int]) -> str:
+    """Row n has the number n, in row groups of these sizes."""
+    schema = pa.schema([("n", pa.int64()), ("text", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        first = 0
+        for rows in groups:
+            numbers = list(range(first, first + rows))
+            writer.write_table(pa.table({"n": numbers, "text": [str(n) for n in numbers]}, schema=schema), max(1, rows))
+            first += rows
+    return str(path)
+
+
+@settings(max_examples=60)
+@given(
+    groups=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    spans=st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(0, 12)), max_size=8),
+)
+def test_one_reader_of_many_spans_reads_what_each_alone_does(
+    groups: list[int], spans: list[tuple[bool, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("parquet")
+    files = [parquet_of(folder / f"{name}.parquet", sizes) for name, sizes in (("a", groups), ("b", [7, 3]))]
+    kept = ParquetReader()
+    for other, start, count in spans:
+        total = 10 if other else sum(groups)
+        found = kept.rows(files[other], start, count)
+        assert found["n"].to_pylist() == list(range(min(start, total), min(start + count, total)))
+        assert found["text"].to_pylist() == [str(n) for n in found["n"].to_pylist()]
+
+
+def test_a_large_row_group_is_decoded_once_for_all_its_units_and_small_ones_are_passed_over(tmp_path: Path) -> None:
+    large, small = parquet_of(tmp_path / "large.parquet", [9000]), parquet_of(tmp_path / "small.parquet", [64] * 20)
+    kept = ParquetReader()
+    for unit in range(0, 9000, 64):
+        kept.rows(large, unit, 64)
+    assert kept.groups == 1
+    kept = ParquetReader()
+    for unit in range(0, 20, 4):  # as one of four workers
+        kept.rows(small, unit * 64, 64)
+    assert kept.groups == 5
