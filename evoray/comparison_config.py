@@ -105,13 +105,12 @@ class ComparisonConfig(Section):
                 raise ConfigError(
                     f"the name {name!r} of a selector or target", "letters, digits and _ . -", "give it another name"
                 )
-        others = {entry.shown: entry.tokens_of for entry in self.selectors}
-        for name, other in others.items():
-            all_rows = [entry.shown for entry in self.selectors if entry.selector == "all"]  # of no budget
-            if other is not None and (other not in others or others[other] is not None or other in all_rows):
+        own = [entry.shown for entry in self.selectors if entry.tokens_of is None and entry.selector != "all"]
+        for entry in self.selectors:
+            if entry.tokens_of not in (None, *own):
                 raise ConfigError(
-                    f"selectors: {name} with tokens_of: {other}",
-                    f"an entry that has a budget of its own: {', '.join(n for n in names if others[n] is None)}",
+                    f"selectors: {entry.shown} with tokens_of: {entry.tokens_of}",
+                    f"an entry that has a budget of its own: {', '.join(own)}",
                     "correct the name",
                 )
         if min(self.seeds) < 0:

@@ -26,9 +26,7 @@ class ClusterConfig(Section):
     """Where the work runs; null everywhere means: this machine."""
 
     address: str | None = None  # of a running Ray cluster
-    workers: int | None = Field(
-        None, ge=1
-    )  # actors for features and scoring; null: one per GPU if they get any, else per CPU
+    workers: int | None = Field(None, ge=1)  # actors that compute; null: one per GPU if they get any, else per CPU
     gpus_per_worker: float = Field(0.0, ge=0)  # GPUs of each actor, and of each training worker
     threads: int = Field(1, ge=1)  # compute threads of each actor; results are exact at a fixed number
     unit_attempts: int = Field(3, ge=1)  # tries of one unit before the stage stops

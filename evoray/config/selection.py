@@ -69,9 +69,8 @@ class SelectionConfig(Section):
     lam: float | Literal["auto"] = Field("auto", alias="lambda")  # weight of the energy
     r: float | Literal["auto"] = "auto"  # eps over the standard deviation of the cost
     eps: float | None = Field(None, gt=0, allow_inf_nan=False)  # in units of cost; overrides r
-    rho: float | None = Field(
-        None, gt=0, allow_inf_nan=False
-    )  # price of missing the target's weights, in units of cost; null: they are met
+    #: price of missing the target's weights, in units of cost; null: they are met
+    rho: float | None = Field(None, gt=0, allow_inf_nan=False)
     solver: Literal["sinkhorn", "exact"] = "sinkhorn"  # exact: without eps and energy, for pools that fit
     eta: float = Field(0.3, gt=0, allow_inf_nan=False)  # step of the exponentiated gradient
     steps: int = Field(40, ge=1)  # of a descent

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +13,7 @@ from evoray.engine.shards import matrix_of
 from evoray.engine.site import fingerprint
 from evoray.engine.workers import PoolRows
 from evoray.errors import SelectionError
+from evoray.pool.rows import cell_text
 from evoray.records import HASH_COLUMN
 from evoray.selection.picks import Pick
 from evoray.selection.selector import Matrix
@@ -125,18 +125,9 @@ def _promotes(types: Collection[pa.DataType]) -> bool:
 def _as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
     for index, name in enumerate(table.column_names):
         if name in names:
-            values = [_text(value) for value in table[name].to_pylist()]
+            values = [cell_text(value) for value in table[name].to_pylist()]
             table = table.set_column(index, name, pa.array(values, pa.string()))
     return table
-
-
-def _text(value: Any) -> str | None:
-    """A cell as text: JSON, but for what is text already."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(
-        value, ensure_ascii=False, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)
-    )
 
 
 def memory_of(features: UnitStore, units: Sequence[int], used: Collection[str], seed: int) -> Memory | None:

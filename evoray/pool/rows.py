@@ -180,7 +180,7 @@ def _assemble(raw: pa.Table, keep: list[int], kept: list[tuple[list[Message], Ex
         if name in _OPTIONAL_TYPES:
             columns[name] = pa.array([getattr(extra, name) for extra in extras], _OPTIONAL_TYPES[name])
         elif is_json_text(raw.schema.field(name)):
-            columns[name] = pa.array([_as_text(cell) for cell in cells(table, name)], pa.string())
+            columns[name] = pa.array([cell_text(cell) for cell in cells(table, name)], pa.string())
         else:
             columns[name] = table.column(name)
     ids = [extra.id or content[:_ID_DIGITS] for extra, content in zip(extras, hashes, strict=True)]
@@ -191,5 +191,10 @@ def _assemble(raw: pa.Table, keep: list[int], kept: list[tuple[list[Message], Ex
     return pa.table(columns)
 
 
-def _as_text(cell: Any) -> str | None:
-    return cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+def cell_text(cell: Any) -> str | None:
+    """A cell as text: JSON, but for what is text already; what JSON does not know as hex digits or as Python has it."""
+    if cell is None or isinstance(cell, str):
+        return cell
+    return json.dumps(
+        cell, ensure_ascii=False, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)
+    )
